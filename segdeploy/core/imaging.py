@@ -1,0 +1,186 @@
+"""Images in, labels out: decoding, resizing and drawing, bit for bit as mmseg does it.
+
+Axes: H, W of an image; K classes; h, w of logits.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segdeploy.core.errors import InputError
+from segdeploy.core.manifest import Resize
+
+Image: TypeAlias = NDArray[np.uint8]  # [H, W, 3] RGB
+Labels: TypeAlias = NDArray[Any]  # [H, W] uint8 (or int32 where there are more than 256 classes)
+Logits: TypeAlias = NDArray[np.float32]  # [N, K, h, w]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_LARGEST_IMAGE_PIXELS = 64_000_000
+
+
+def decode_image(data: bytes, source: str) -> Image:
+    """Decode JPEG, PNG and what else OpenCV reads, applying the EXIF orientation, as mmcv does.
+
+    Args:
+        data: the file's content.
+        source: what to call it in an error.
+
+    Returns:
+        uint8 [H, W, 3] RGB.
+
+    Raises:
+        InputError: it is not an image, or too large to be one.
+    """
+    fix = "pass a JPEG or PNG file"
+    if not data:
+        raise InputError(expected=f"an image in {source}", got="an empty file", fix=fix)
+    _check_size(data, source)
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise InputError(expected=f"an image in {source}", got=f"a decoder error: {error.err}", fix=fix) from error
+    if bgr is None:
+        raise InputError(expected=f"an image in {source}", got=f"{len(data)} bytes of something else", fix=fix)
+    return np.ascontiguousarray(bgr[..., ::-1])
+
+
+def read_image(path: Path) -> Image:
+    """Read an image file; see ``decode_image``.
+
+    Raises:
+        InputError: it is missing or not an image.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            expected=f"an image file at '{path}'", got=str(error.strerror).lower(), fix="check the path"
+        ) from error
+    return decode_image(data, f"'{path}'")
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files directly in a folder, by name.
+
+    Raises:
+        InputError: there is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise InputError(expected=f"a folder of images at '{folder}'", got="no such folder", fix="check the path")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise InputError(
+            expected=f"images in '{folder}'", got="none", fix=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return found
+
+
+def network_size(height: int, width: int, resize: Resize) -> tuple[int, int]:
+    """The (height, width) that an image is brought to, as ``mmcv.imrescale`` computes it."""
+    if resize.mode == "none" or resize.scale is None:
+        return height, width
+    if resize.mode == "exact":
+        return resize.scale[1], resize.scale[0]
+    factor = min(max(resize.scale) / max(height, width), min(resize.scale) / min(height, width))
+    return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
+def resize_image(image: Image, height: int, width: int) -> Image:
+    """Resize with OpenCV's bilinear filter, which mmcv uses; a no-op at the same size."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def resize_logits(logits: Logits, height: int, width: int, *, align_corners: bool) -> Logits:
+    """Bilinear, as ``torch.nn.functional.interpolate`` computes it, without torch.
+
+    Args:
+        logits: float32 [N, K, h, w].
+        height: of the result.
+        width: of the result.
+        align_corners: as in torch.
+
+    Returns:
+        float32 [N, K, height, width].
+    """
+    if logits.shape[2:] == (height, width):
+        return logits
+    low, high, share = _taps(logits.shape[2], height, align_corners=align_corners)
+    share = share[:, None]
+    rows = logits[:, :, low] * (1 - share) + logits[:, :, high] * share
+    low, high, share = _taps(logits.shape[3], width, align_corners=align_corners)
+    return np.asarray(rows[..., low] * (1 - share) + rows[..., high] * share, np.float32)
+
+
+def label_png(labels: Labels, palette: Sequence[tuple[int, int, int]]) -> bytes:
+    """A palette PNG whose pixel values are the labels: looks like an overlay, reads like a label map."""
+    from PIL import Image as Pillow
+
+    picture = Pillow.fromarray(labels.astype(np.uint8), mode="P")
+    picture.putpalette([channel for colour in palette for channel in colour])
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def overlay(image: Image, labels: Labels, palette: Sequence[tuple[int, int, int]], *, opacity: float = 0.5) -> Image:
+    """The image with the labels' colours laid over it.
+
+    Args:
+        image: uint8 [H, W, 3].
+        labels: [H, W]; a value outside the palette (void) is left clear.
+        palette: RGB a label.
+        opacity: of the colours, in [0, 1].
+    """
+    table = np.zeros((max(256, len(palette)), 3), np.float32)
+    table[: len(palette)] = palette
+    blended = image * (1 - opacity) + table[labels] * opacity
+    return np.where((labels < len(palette))[..., None], blended, image).astype(np.uint8)
+
+
+def encode_png(image: Image) -> bytes:
+    """A PNG of an RGB image."""
+    done, data = cv2.imencode(".png", image[..., ::-1])
+    assert done, "OpenCV encodes any uint8 [H, W, 3]"
+    return bytes(data)
+
+
+def _taps(size: int, target: int, *, align_corners: bool) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """The two source samples of every target sample, and the second one's share.
+
+    Source: ATen/native/UpSample.h, ``area_pixel_compute_source_index``, in float32 as there.
+    """
+    index = np.arange(target, dtype=np.float32)
+    if align_corners:
+        scale = np.float32((size - 1) / (target - 1)) if target > 1 else np.float32(0)
+        at = index * scale
+    else:
+        at = np.maximum((index + np.float32(0.5)) * np.float32(size / target) - np.float32(0.5), 0)
+    low = np.minimum(at.astype(np.intp), size - 1)
+    return low, np.minimum(low + 1, size - 1), (at - low).astype(np.float32)
+
+
+def _check_size(data: bytes, source: str) -> None:
+    """Refuse a picture whose header promises more pixels than any camera's: decoding it would exhaust the memory."""
+    from PIL import Image as Pillow
+    from PIL import UnidentifiedImageError
+
+    try:
+        with Pillow.open(io.BytesIO(data)) as picture:
+            width, height = picture.size
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Pillow.DecompressionBombError):
+        return  # the decoder has the last word
+    if width * height > _LARGEST_IMAGE_PIXELS:
+        raise InputError(
+            expected=f"at most {_LARGEST_IMAGE_PIXELS // 1_000_000} megapixels in {source}",
+            got=f"{width}x{height}",
+            fix="scale the image down first",
+        )

@@ -1,0 +1,251 @@
+"""The manifest: what an artifact is, where it came from, and what was proven of it. Schema 1.
+
+Axes are named by letters throughout: N batch, H and W height and width of the network's input, h and w of the decode
+head's output, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from segdeploy.core.errors import ArtifactError
+
+SCHEMA = 1
+
+Format: TypeAlias = Literal["eager", "torchscript", "onnx", "tensorrt"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+Verdict: TypeAlias = Literal["passed", "failed", "undecided", "skipped"]
+
+
+class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Immutable, and refuses fields that it does not know."""
+
+
+class FileEntry(Struct, frozen=True):
+    """One file of the artifact.
+
+    Attributes:
+        path: relative to the artifact's folder.
+        sha256: hex digest of the content.
+        bytes: size.
+    """
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Bounds(Struct, frozen=True):
+    """The range of a dynamic axis; ``opt`` is the size that a tuning backend optimises for."""
+
+    min: int
+    opt: int
+    max: int
+
+
+Axis: TypeAlias = int | Bounds
+
+
+class InputSpec(Struct, frozen=True):
+    """The graph's one input: uint8 [N, H, W, 3] RGB, as decoded."""
+
+    name: str
+    dtype: str
+    layout: str
+    shape: tuple[Axis, ...]
+
+
+class OutputSpec(Struct, frozen=True):
+    """One output: ``mask`` [N, H, W] (argmax at the input's size) or ``logits`` float32 [N, K, h, w]."""
+
+    name: str
+    dtype: str
+    layout: str
+
+
+class Resize(Struct, frozen=True):
+    """How an image is brought to the network's input size.
+
+    Attributes:
+        mode: ``none`` (as it is), ``keep_ratio`` (fit within ``scale``, as mmcv.imrescale) or ``exact``.
+        scale: (width, height) in pixels, mmseg's order.
+    """
+
+    mode: Literal["none", "keep_ratio", "exact"]
+    scale: tuple[int, int] | None = None
+
+
+class Preprocess(Struct, frozen=True):
+    """What happens before the network; mean and std (0..255 scale, RGB) are already inside an exported graph."""
+
+    color: Literal["rgb", "bgr"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: Resize
+
+
+class Postprocess(Struct, frozen=True):
+    """How logits become labels: bilinear to the input size, bilinear to the original size, then ``reduce``."""
+
+    resize: Literal["bilinear"]
+    align_corners: bool
+    reduce: Literal["argmax"]
+
+
+class Inference(Struct, frozen=True):
+    """``whole`` runs the whole image; ``slide`` runs overlapping crops, sizes as (height, width)."""
+
+    mode: Literal["whole", "slide"]
+    crop: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+
+
+class Lineage(Struct, frozen=True):
+    """Where the artifact came from.
+
+    Attributes:
+        checkpoint_sha256: of the checkpoint's file; None for random weights.
+        config_sha256: of the config's text.
+        parent_sha256: of the model file that this one was made from (an engine's ONNX), or None.
+        random_weights: True where no checkpoint was loaded.
+        checkpoint: where the checkpoint lay, a hint for ``verify``; what counts is the hash.
+        data_root: where its validation data lay, a hint for ``eval`` and ``bench``.
+    """
+
+    checkpoint_sha256: str | None
+    config_sha256: str
+    parent_sha256: str | None = None
+    random_weights: bool = False
+    checkpoint: str | None = None
+    data_root: str | None = None
+
+
+class Toolchain(Struct, frozen=True):
+    """Versions that made the artifact; None where a package had no part in it."""
+
+    segdeploy: str
+    python: str
+    torch: str | None = None
+    onnx: str | None = None
+    onnxruntime: str | None = None
+    tensorrt: str | None = None
+    tensorrt_flavour: Literal["tensorrt", "tensorrt_rtx"] | None = None
+    cuda: str | None = None
+
+
+class Target(Struct, frozen=True):
+    """The device that the artifact is bound to. Portable artifacts have none."""
+
+    device: Literal["cpu", "cuda"]
+    compute_capability: str | None = None
+    gpu: str | None = None
+
+
+class Tolerance(Struct, frozen=True):
+    """What parity allows.
+
+    Attributes:
+        logits_max_abs: largest absolute difference of a logit, relative to the largest absolute reference logit above 1.
+        mask_agreement: least share of pixels with the same label.
+    """
+
+    logits_max_abs: float
+    mask_agreement: float
+
+
+class ShapeParity(Struct, frozen=True):
+    """The figures of one input shape.
+
+    Attributes:
+        shape: (N, H, W).
+        images: how many images were compared.
+        logits_max_abs: largest absolute difference of a logit.
+        logits_mean_abs: mean absolute difference.
+        logits_scale: largest absolute reference logit.
+        mask_agreement: share of pixels with the same label, in [0, 1].
+        pixels_differ: how many pixels differ.
+        flip_margin_max: the largest margin (top logit less the second, at input size) at which the reference held a
+            pixel that flipped; 0 where none did. A flip at a margin that the logit error explains is no defect.
+        verdict: of this shape.
+    """
+
+    shape: tuple[int, int, int]
+    images: int
+    logits_max_abs: float
+    logits_mean_abs: float
+    logits_scale: float
+    mask_agreement: float
+    pixels_differ: int
+    flip_margin_max: float
+    verdict: Verdict
+
+
+class Parity(Struct, frozen=True):
+    """A verdict on the artifact against its checkpoint, with the figures behind it."""
+
+    reference: str
+    inputs: str
+    device: str
+    tolerance: Tolerance
+    shapes: tuple[ShapeParity, ...]
+    verdict: Verdict
+    reason: str = ""
+
+
+class Manifest(Struct, frozen=True):
+    """Everything that is known of an artifact; the content of ``manifest.json``."""
+
+    schema: int
+    name: str
+    format: Format
+    precision: Precision
+    files: tuple[FileEntry, ...]
+    input: InputSpec
+    outputs: tuple[OutputSpec, ...]
+    preprocess: Preprocess
+    postprocess: Postprocess
+    inference: Inference
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int
+    reduce_zero_label: bool
+    lineage: Lineage
+    toolchain: Toolchain
+    target: Target | None = None
+    parity: Parity | None = None
+
+    @property
+    def label(self) -> str:
+        """A short name for tables: format and precision."""
+        return f"{self.format}-{self.precision}"
+
+
+def decode_manifest(data: bytes, source: str) -> Manifest:
+    """Parse ``manifest.json``.
+
+    Args:
+        data: its content.
+        source: what to call it in an error.
+
+    Raises:
+        ArtifactError: names the field that is wrong.
+    """
+    rebuild = "make the artifact again with: segdeploy export"
+    try:
+        schema = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("schema")
+        if schema is not None and bytes(schema) != str(SCHEMA).encode():
+            raise ArtifactError(
+                expected=f"a manifest of schema {SCHEMA} in '{source}'",
+                got=f"schema {bytes(schema).decode(errors='replace')}",
+                fix="use the segdeploy version that made it, or " + rebuild,
+            )
+        return msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(expected=f"a valid manifest in '{source}'", got=str(error), fix=rebuild) from error
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest as indented JSON with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"

@@ -1,0 +1,1 @@
+"""From a checkpoint to an Artifact, and the proof that both are the same model."""

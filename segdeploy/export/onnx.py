@@ -1,0 +1,103 @@
+"""ONNX: the deploy graph through torch.export, with the manifest's facts in the file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx
+import onnxscript  # noqa: F401  the exporter imports it late; it should be missed early
+import torch
+
+from segdeploy.core.errors import ExportError
+from segdeploy.core.manifest import Bounds, Manifest
+from segdeploy.core.model import version_of
+from segdeploy.export.export import Options, example_shape
+from segdeploy.export.graph import DeployGraph
+
+_OPSETS = range(18, 24)
+# protobuf's own limit of one message; a larger model keeps its weights beside it.
+_LARGEST_FILE_BYTES = 1_900_000_000
+
+
+def write_onnx(graph: DeployGraph, manifest: Manifest, folder: Path, options: Options) -> Manifest:
+    """Write ``model.onnx``, checked by ONNX's own checker and shape inference.
+
+    Raises:
+        ExportError: the opset is not supported, or the model cannot be exported.
+    """
+    if options.opset not in _OPSETS:
+        raise ExportError(
+            expected=f"an opset of {_OPSETS.start} to {_OPSETS.stop - 1}",
+            got=str(options.opset),
+            fix="leave --opset out for the default",
+        )
+    example = torch.zeros((*example_shape(manifest.input.shape), 3), dtype=torch.uint8)
+    weights_bytes = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                dynamic_shapes={"image": _dynamic(manifest)},
+                input_names=["image"],
+                output_names=["mask", "logits"],
+                opset_version=options.opset,
+                verbose=False,
+            )
+            assert program is not None
+            program.model.metadata_props.update(_facts(manifest))
+            path = folder / "model.onnx"
+            program.save(str(path), external_data=weights_bytes > _LARGEST_FILE_BYTES)
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # torch.export raises some twenty unrelated types
+        raise ExportError(
+            expected=f"a model that torch.onnx can export at opset {options.opset}",
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}",
+            fix="try a static shape (--shape HxW), or report the model",
+        ) from error
+    toolchain = msgspec.structs.replace(manifest.toolchain, onnx=onnx.__version__, onnxruntime=version_of("onnxruntime"))
+    return msgspec.structs.replace(manifest, toolchain=toolchain)
+
+
+def _dynamic(manifest: Manifest) -> dict[int, Any]:
+    axes = zip("NHW", manifest.input.shape[:3], strict=True)
+    return {
+        index: torch.export.Dim(letter, min=axis.min, max=axis.max)
+        for index, (letter, axis) in enumerate(axes)
+        if isinstance(axis, Bounds)
+    }
+
+
+def _facts(manifest: Manifest) -> dict[str, str]:
+    """What other tools show of the file: Netron, onnxruntime's get_modelmeta()."""
+    return {
+        "segdeploy.name": manifest.name,
+        "segdeploy.version": manifest.toolchain.segdeploy,
+        "segdeploy.classes": json.dumps(manifest.classes),
+        "segdeploy.checkpoint_sha256": manifest.lineage.checkpoint_sha256 or "random weights",
+        "segdeploy.preprocess": msgspec.json.encode(manifest.preprocess).decode(),
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports its own steps, conversions and deprecations; errors still arrive as exceptions."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

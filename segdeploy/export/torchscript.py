@@ -1,0 +1,35 @@
+"""TorchScript: the deploy graph traced and frozen."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from segdeploy.core.errors import ExportError
+from segdeploy.core.manifest import Manifest
+from segdeploy.export.export import Options, example_shape
+from segdeploy.export.graph import DeployGraph
+
+
+def write_torchscript(graph: DeployGraph, manifest: Manifest, folder: Path, options: Options) -> Manifest:  # noqa: ARG001
+    """Write ``model.pt``.
+
+    Raises:
+        ExportError: the model cannot be traced.
+    """
+    example = torch.zeros((*example_shape(manifest.input.shape), 3), dtype=torch.uint8)
+    try:
+        # Tracing warns of torch.jit's deprecation and of every Python number; what counts is held by the parity check.
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(graph, (example,), check_trace=False)
+            torch.jit.freeze(traced).save(str(folder / "model.pt"))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ExportError(
+            expected="a model that torch.jit can trace",
+            got=str(error).strip().splitlines()[0],
+            fix="export to onnx instead",
+        ) from error
+    return manifest

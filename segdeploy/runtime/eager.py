@@ -1,0 +1,94 @@
+"""The reference: mmseg's own model, with mmseg's own preprocessing and pooling, as the checkpoint has it.
+
+It shares no code with the deploy graph on purpose: what the exporters are held against must not carry their faults.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segdeploy.core.artifact import Artifact
+from segdeploy.core.checkpoint import load_checkpoint
+from segdeploy.core.manifest import FileEntry
+from segdeploy.core.model import build_model, default_name, describe
+from segdeploy.runtime.session import Prediction, Staged, checked_images
+from segdeploy.runtime.torch_device import device_name, import_torch, pick_device, synchronize
+
+
+def describe_checkpoint(path: Path, config: str | None = None) -> Artifact:
+    """A checkpoint as an Artifact of format ``eager``. With a config of its own, that file is listed second.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+        ConfigError: its config cannot be used.
+    """
+    checkpoint = load_checkpoint(path, config)
+    assert checkpoint.sha256 is not None
+    files = [FileEntry(path=path.name, sha256=checkpoint.sha256, bytes=path.stat().st_size)]
+    if config is not None:
+        files.append(FileEntry(path=config, sha256=checkpoint.config_sha256, bytes=0))
+    manifest = describe(checkpoint, name=default_name(checkpoint), fmt="eager", files=tuple(files))
+    return Artifact(path.parent, manifest)
+
+
+class EagerSession:
+    """PyTorch running the mmseg model."""
+
+    def __init__(self, artifact: Artifact, device: str, threads: int) -> None:
+        """Build the model and load its weights.
+
+        Raises:
+            BackendError: PyTorch is missing, or CUDA was asked for and there is none.
+        """
+        self.artifact = artifact
+        self._torch = import_torch("eager")
+        self._device = pick_device(self._torch, device, threads)
+        config = artifact.manifest.files[1].path if len(artifact.manifest.files) > 1 else None
+        self._model: Any = build_model(load_checkpoint(artifact.model_path, config)).to(self._device)
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return device_name(self._torch, self._device)
+
+    def run(self, images: NDArray[np.uint8], *, logits: bool = False) -> Prediction:
+        """See ``Session.run``."""
+        mask, raw = self._forward(self.stage(images).data)
+        return Prediction(mask.cpu().numpy(), raw.cpu().numpy() if logits else None)
+
+    def stage(self, images: NDArray[np.uint8]) -> Staged:
+        """See ``Session.stage``: each image as mmseg's loader hands it over, BGR [3, H, W]."""
+        images = checked_images(images, self.artifact.manifest)
+        bgr = self._torch.from_numpy(np.ascontiguousarray(images[..., ::-1].transpose(0, 3, 1, 2))).to(self._device)
+        synchronize(self._torch, self._device)
+        count, height, width, _ = images.shape
+        return Staged((count, height, width), bgr)
+
+    def execute(self, staged: Staged) -> None:
+        """See ``Session.execute``."""
+        self._forward(staged.data)
+        synchronize(self._torch, self._device)
+
+    def _forward(self, bgr: Any) -> tuple[Any, Any]:
+        with self._torch.inference_mode():
+            inputs = self._model.data_preprocessor({"inputs": list(bgr), "data_samples": None})["inputs"]
+            logits = self._model.decode_head(self._model.extract_feat(inputs))
+            size = inputs.shape[2:]
+            full = self._model.decode_head.predict_by_feat(logits, [{"img_shape": size}])
+            kind = self._torch.uint8 if len(self.artifact.manifest.classes) <= 256 else self._torch.int32
+            return full.argmax(1).to(kind), logits
+
+    def __enter__(self) -> EagerSession:
+        """See ``Session``."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free the model."""
+        self._model = None

@@ -1,0 +1,103 @@
+"""From a picture of any size to labels of the same size, by mmseg's protocol, on any Session.
+
+mmseg resizes the image as its test pipeline says, resizes the logits to the network's input, resizes them again to the
+picture's own size, and takes the argmax last. Taking the argmax first and resizing labels changes the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segdeploy.core.imaging import Image, Labels, Logits, network_size, resize_image, resize_logits
+from segdeploy.core.manifest import Inference, Manifest
+from segdeploy.runtime.session import Session
+
+
+def predict_labels(session: Session, image: Image) -> Labels:
+    """Segment one picture.
+
+    Args:
+        session: any backend.
+        image: uint8 [H, W, 3] RGB of any size that the artifact takes after its own resize.
+
+    Returns:
+        [H, W] labels at the picture's own size.
+
+    Raises:
+        InputError: the picture is too small or too large for the artifact.
+    """
+    return predict_batch(session, [image])[0]
+
+
+def predict_batch(session: Session, images: Sequence[Image]) -> list[Labels]:
+    """Segment pictures that have one network input size in common, in one batch.
+
+    Args:
+        session: any backend.
+        images: uint8 [H, W, 3] RGB each; their own sizes may differ.
+
+    Returns:
+        Labels at each picture's own size, in order.
+
+    Raises:
+        InputError: they do not fit the artifact.
+    """
+    manifest = session.artifact.manifest
+    batch = np.stack([prepare(image, manifest) for image in images])
+    size = (batch.shape[1], batch.shape[2])
+    if manifest.inference.mode == "whole" and all(image.shape[:2] == size for image in images):
+        return list(session.run(batch).mask)  # the graph's own argmax is already at the picture's size
+    logits = network_logits(session, batch)
+    align = manifest.postprocess.align_corners
+    return [
+        resize_logits(one[None], *image.shape[:2], align_corners=align)[0].argmax(0).astype(_mask_dtype(manifest))
+        for one, image in zip(logits, images, strict=True)
+    ]
+
+
+def prepare(image: Image, manifest: Manifest) -> Image:
+    """Bring a picture to the network's input size as the manifest says."""
+    return resize_image(image, *network_size(image.shape[0], image.shape[1], manifest.preprocess.resize))
+
+
+def network_logits(session: Session, batch: NDArray[np.uint8]) -> Logits:
+    """Logits at the network's input size, [N, K, H, W]: the whole image at once, or the mean of overlapping crops."""
+    manifest = session.artifact.manifest
+    align = manifest.postprocess.align_corners
+    count, height, width, _ = batch.shape
+    if manifest.inference.mode == "whole":
+        return resize_logits(_raw_logits(session, batch), height, width, align_corners=align)
+    total = np.zeros((count, len(manifest.classes), height, width), np.float32)
+    times = np.zeros((height, width), np.float32)
+    for y0, y1, x0, x1 in slide_windows(height, width, manifest.inference):
+        crop = _raw_logits(session, batch[:, y0:y1, x0:x1])
+        total[:, :, y0:y1, x0:x1] += resize_logits(crop, y1 - y0, x1 - x0, align_corners=align)
+        times[y0:y1, x0:x1] += 1
+    return total / times
+
+
+def slide_windows(height: int, width: int, inference: Inference) -> Iterator[tuple[int, int, int, int]]:
+    """The crops (y0, y1, x0, x1) of mmseg's slide inference; the last of a row or column is moved back inside.
+
+    Source: ``EncoderDecoder.slide_inference``.
+    """
+    assert inference.crop is not None
+    assert inference.stride is not None
+    (crop_h, crop_w), (stride_h, stride_w) = inference.crop, inference.stride
+    for row in range(max(height - crop_h + stride_h - 1, 0) // stride_h + 1):
+        for column in range(max(width - crop_w + stride_w - 1, 0) // stride_w + 1):
+            y1, x1 = min(row * stride_h + crop_h, height), min(column * stride_w + crop_w, width)
+            yield max(y1 - crop_h, 0), y1, max(x1 - crop_w, 0), x1
+
+
+def _raw_logits(session: Session, batch: NDArray[np.uint8]) -> Logits:
+    logits = session.run(batch, logits=True).logits
+    assert logits is not None
+    return logits
+
+
+def _mask_dtype(manifest: Manifest) -> type[np.generic]:
+    return np.uint8 if len(manifest.classes) <= 256 else np.int32

@@ -1,0 +1,108 @@
+"""The Session protocol: what every backend can do, and no more.
+
+Axes: N images, H and W of the network's input, K classes, h and w of the logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segdeploy.core.artifact import Artifact
+from segdeploy.core.errors import InputError
+from segdeploy.core.imaging import Logits
+from segdeploy.core.manifest import Bounds, Manifest
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of a batch, on the host.
+
+    Attributes:
+        mask: [N, H, W] labels at the network's input size, uint8 (int32 where there are more than 256 classes).
+        logits: float32 [N, K, h, w], the decode head's output before upsampling; None unless asked for.
+    """
+
+    mask: NDArray[Any]
+    logits: Logits | None = None
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A batch where the device wants it.
+
+    Attributes:
+        shape: (N, H, W).
+        data: the backend's own; nobody else looks inside.
+    """
+
+    shape: tuple[int, int, int]
+    data: Any
+
+
+class Session(Protocol):
+    """A model that is loaded and can run; a context manager that frees it."""
+
+    @property
+    def artifact(self) -> Artifact:
+        """What was opened."""
+
+    @property
+    def device(self) -> str:
+        """Where it really runs: ``cpu``, or ``cuda`` with the GPU's name."""
+
+    def run(self, images: NDArray[np.uint8], *, logits: bool = False) -> Prediction:
+        """Images on the host to labels on the host.
+
+        Args:
+            images: uint8 [N, H, W, 3] RGB at the network's input size.
+            logits: bring the logits to the host too.
+
+        Raises:
+            InputError: a shape or dtype that the artifact does not take.
+        """
+
+    def stage(self, images: NDArray[np.uint8]) -> Staged:
+        """Bring a batch to the device; finished on return."""
+
+    def execute(self, staged: Staged) -> None:
+        """Run the network on a staged batch; the device is idle on return. The outputs stay there."""
+
+    def __enter__(self) -> Session:
+        """Nothing more to open."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free the model."""
+
+
+def checked_images(images: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:
+    """Hold a batch against what the artifact takes, before the runtime would fail on it with a message of its own.
+
+    Returns:
+        The images, contiguous.
+
+    Raises:
+        InputError: with what was expected.
+    """
+    axes = manifest.input.shape
+    if images.dtype != np.uint8 or images.ndim != len(axes):
+        raise InputError(
+            expected=f"uint8 images [N, H, W, 3] for {manifest.label}",
+            got=f"{images.dtype} {list(images.shape)}",
+            fix="pass decoded RGB images: normalisation is inside the graph",
+        )
+    for letter, axis, size in zip("NHWC", axes, images.shape, strict=True):
+        low, high = (axis.min, axis.max) if isinstance(axis, Bounds) else (axis, axis)
+        if not low <= size <= high:
+            raise InputError(
+                expected=f"{letter} = {low}" if low == high else f"{letter} within {low}..{high} for {manifest.label}",
+                got=f"{letter} = {size}",
+                fix="resize the image, or export for other shapes (--shape, --min-shape, --max-shape, --batch)",
+            )
+    return np.ascontiguousarray(images)

@@ -1,0 +1,67 @@
+"""TorchScript archives, run by PyTorch. mmseg is not needed."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segdeploy.core.artifact import Artifact
+from segdeploy.runtime.session import Prediction, Staged, checked_images
+from segdeploy.runtime.torch_device import device_name, import_torch, pick_device, synchronize
+
+
+class TorchScriptSession:
+    """PyTorch running a scripted graph."""
+
+    def __init__(self, artifact: Artifact, device: str, threads: int) -> None:
+        """Load the archive.
+
+        Raises:
+            BackendError: PyTorch is missing, or CUDA was asked for and there is none.
+        """
+        self.artifact = artifact
+        self._torch = import_torch("torchscript")
+        self._device = pick_device(self._torch, device, threads)
+        self._module: Any = self._torch.jit.load(str(artifact.model_path), map_location=self._device).eval()
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return device_name(self._torch, self._device)
+
+    def run(self, images: NDArray[np.uint8], *, logits: bool = False) -> Prediction:
+        """See ``Session.run``."""
+        mask, raw = self._forward(self.stage(images).data)
+        return Prediction(mask.cpu().numpy(), raw.cpu().numpy() if logits else None)
+
+    def stage(self, images: NDArray[np.uint8]) -> Staged:
+        """See ``Session.stage``."""
+        images = checked_images(images, self.artifact.manifest)
+        batch = self._torch.from_numpy(images).to(self._device)
+        synchronize(self._torch, self._device)
+        count, height, width, _ = images.shape
+        return Staged((count, height, width), batch)
+
+    def execute(self, staged: Staged) -> None:
+        """See ``Session.execute``."""
+        self._forward(staged.data)
+        synchronize(self._torch, self._device)
+
+    def _forward(self, batch: Any) -> tuple[Any, Any]:
+        # The fusing profiler would specialise on the first shape and recompile on each new one: seconds for a new size.
+        with self._torch.inference_mode(), self._torch.jit.optimized_execution(False):
+            mask, logits = self._module(batch)
+        return mask, logits
+
+    def __enter__(self) -> TorchScriptSession:
+        """See ``Session``."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free the module."""
+        self._module = None
