@@ -58,7 +58,7 @@ def write_artifact(folder: Path, write_model: Callable[[Path], Manifest]) -> Art
         )
     with new_folder(folder) as temporary:
         manifest = write_model(temporary)
-        files = sorted((p for p in temporary.rglob("*") if p.is_file()), key=lambda p: (not p.stem == "model", p.name))
+        files = sorted((p for p in temporary.rglob("*") if p.is_file()), key=lambda p: (p.stem != "model", p.name))
         entries = tuple(_entry(path, temporary) for path in files)
         manifest = msgspec.structs.replace(manifest, files=entries)
         write_file(temporary / MANIFEST_NAME, encode_manifest(manifest))

@@ -71,7 +71,9 @@ def load_checkpoint(path: Path, config: str | None = None) -> Checkpoint:
         values = parse_config_text(text, f"'{path}'")
     else:
         raise CheckpointError(
-            expected=f"a config inside '{path}' (meta.cfg)", got="none", fix="pass the one it was trained with: --config FILE"
+            expected=f"a config inside '{path}' (meta.cfg)",
+            got="none",
+            fix="pass the one it was trained with: --config FILE",
         )
     return Checkpoint(
         path=path,

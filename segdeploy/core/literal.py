@@ -22,7 +22,9 @@ def parse_config_text(text: str, source: str) -> dict[str, Any]:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise ConfigError(
-            expected=f"a config as MMEngine writes it in {source}", got=f"a syntax error: {error}", fix="pass --config FILE"
+            expected=f"a config as MMEngine writes it in {source}",
+            got=f"a syntax error: {error}",
+            fix="pass --config FILE",
         ) from error
     names: dict[str, Any] = {}
     for node in tree.body:
@@ -32,7 +34,7 @@ def parse_config_text(text: str, source: str) -> dict[str, Any]:
     return names
 
 
-def _literal(node: ast.expr, source: str) -> Any:
+def _literal(node: ast.expr, source: str) -> Any:  # noqa: C901, PLR0911  one case a kind of literal
     match node:
         case ast.Constant():
             return node.value

@@ -137,9 +137,7 @@ def describe(
             OutputSpec(name="logits", dtype="float32", layout="NKhw"),
         ),
         preprocess=_preprocess(checkpoint.config),
-        postprocess=Postprocess(
-            resize="bilinear", align_corners=bool(head.get("align_corners", False)), reduce="argmax"
-        ),
+        postprocess=Postprocess(resize="bilinear", align_corners=bool(head.get("align_corners", False)), reduce="argmax"),
         inference=_inference(model.get("test_cfg") or {}),
         classes=classes,
         palette=palette,
@@ -194,9 +192,7 @@ def _drop_downloads(config: dict[str, Any]) -> None:
             part.pop("pretrained", None)
 
 
-def _labels(
-    checkpoint: Checkpoint, count: int
-) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], bool]:
+def _labels(checkpoint: Checkpoint, count: int) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], bool]:
     meta: Mapping[str, Any] = checkpoint.dataset_meta
     if not meta.get("classes"):
         meta = next((d for d in _datasets(checkpoint.config) if d.get("classes")), {})
@@ -262,9 +258,7 @@ def _preprocess(config: Mapping[str, Any]) -> Preprocess:
 def _triple(values: Any, default: float) -> tuple[float, float, float]:
     numbers = tuple(float(v) for v in values) if values is not None else (default,) * 3
     if len(numbers) != 3:
-        raise ConfigError(
-            expected="mean and std of three channels", got=f"{len(numbers)}", fix="only RGB models are supported"
-        )
+        raise ConfigError(expected="mean and std of three channels", got=f"{len(numbers)}", fix="only RGB models are supported")
     return numbers
 
 

@@ -47,7 +47,14 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
 @contextmanager
 def _live_bar(label: str, total: int, done: int) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -78,6 +85,7 @@ def _plain_lines(label: str, total: int, done: int) -> Advance:
         if count >= total or now - last >= _PLAIN_INTERVAL_S:
             last = now
             tail = f"  {note}" if note else ""
-            print(f"{label}: {count}/{total}  {now - started:.0f} s{tail}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"{label}: {count}/{total}  {now - started:.0f} s{tail}\n")
+            sys.stderr.flush()
 
     return advance

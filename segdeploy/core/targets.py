@@ -42,7 +42,5 @@ def named_artifacts(paths: tuple[Path, ...], root: Path = EXPORTS) -> list[Artif
             break
         found += nested or [open_artifact(path)]
     if not found:
-        raise ArtifactError(
-            expected=f"an artifact under '{root}'", got="none", fix="make one with: segdeploy export --to onnx"
-        )
+        raise ArtifactError(expected=f"an artifact under '{root}'", got="none", fix="make one with: segdeploy export --to onnx")
     return found

@@ -69,7 +69,7 @@ def local_gpu() -> Gpu | None:
     """The first GPU of this machine, asked of the driver without loading CUDA; None where there is none."""
     query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)  # noqa: S607
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     first = answer.stdout.strip().splitlines()[:1]

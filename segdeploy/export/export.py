@@ -59,9 +59,7 @@ def exporter(fmt: str) -> Exporter:
 
                 return write_tensorrt
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            package=str(error.name), extra="export", purpose=f"exporting to {fmt}"
-        ) from error
+        raise MissingExtraError(package=str(error.name), extra="export", purpose=f"exporting to {fmt}") from error
     raise BackendError(expected=f"a format out of {', '.join(FORMATS)}", got=f"'{fmt}'", fix="choose one of these")
 
 

@@ -54,7 +54,5 @@ class DeployGraph(nn.Module):
         if self.swap_channels:
             pixels = pixels.flip(1)
         logits = self.decode_head(self.neck(self.backbone((pixels - self.mean) / self.std)))
-        full = functional.interpolate(
-            logits, size=pixels.shape[2:], mode="bilinear", align_corners=self.align_corners
-        )
+        full = functional.interpolate(logits, size=pixels.shape[2:], mode="bilinear", align_corners=self.align_corners)
         return full.argmax(1).to(self.mask_dtype), logits

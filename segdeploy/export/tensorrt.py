@@ -66,9 +66,7 @@ def _compile(flavour: Flavour, source: Path, manifest: Manifest, targets: tuple[
         parser = trt.OnnxParser(network, log.logger)
         if not parser.parse_from_file(str(source)):
             found = parser.get_error(0).desc() if parser.num_errors else log.last
-            raise ExportError(
-                expected="a graph that TensorRT can parse", got=found, fix="report the model; onnx still works"
-            )
+            raise ExportError(expected="a graph that TensorRT can parse", got=found, fix="report the model; onnx still works")
         config = builder.create_builder_config()
         # Its 10-bit mantissa would be a loss of precision that nobody asked for: fp32 means fp32.
         config.clear_flag(trt.BuilderFlag.TF32)

@@ -24,17 +24,13 @@ class Cuda:
         """Copy a contiguous host array to the buffer ``name``; finished after ``synchronize``."""
         self.reserve(name, values.shape, values.dtype)
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._call(
-            self._runtime.cudaMemcpyAsync(self.address(name), values.ctypes.data, values.nbytes, kind, self.stream)
-        )
+        self._call(self._runtime.cudaMemcpyAsync(self.address(name), values.ctypes.data, values.nbytes, kind, self.stream))
 
     def download(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Copy the buffer ``name`` to a new host array; finished on return."""
         values = np.empty(shape, dtype)
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._call(
-            self._runtime.cudaMemcpyAsync(values.ctypes.data, self.address(name), values.nbytes, kind, self.stream)
-        )
+        self._call(self._runtime.cudaMemcpyAsync(values.ctypes.data, self.address(name), values.nbytes, kind, self.stream))
         self.synchronize()
         return values
 

@@ -75,9 +75,7 @@ class Session(Protocol):
     def __enter__(self) -> Session:
         """Nothing more to open."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Free the model."""
 
 

@@ -44,14 +44,16 @@ class TensorRTSession:
         try:
             self._cuda = Cuda()
         except ModuleNotFoundError as error:
-            raise MissingExtraError(package="cuda-python", extra="tensorrt", purpose="GPU memory") from error
+            raise MissingExtraError(package="cuda-bindings", extra="tensorrt", purpose="GPU memory") from error
         with messages(self._trt) as log:
             self._log = log
             self._runtime: Any = self._trt.Runtime(log.logger)
             self._engine: Any = self._runtime.deserialize_cuda_engine(artifact.model_path.read_bytes())
             if self._engine is None:
                 raise ArtifactError(
-                    expected=f"an engine that {flavour.name} {flavour.version} can load", got=log.last, fix=_rebuild(manifest)
+                    expected=f"an engine that {flavour.name} {flavour.version} can load",
+                    got=log.last,
+                    fix=_rebuild(manifest),
                 )
             self._context: Any = self._engine.create_execution_context()
 
@@ -70,7 +72,9 @@ class TensorRTSession:
         images = checked_images(images, self.artifact.manifest)
         if not self._context.set_input_shape(_INPUT, images.shape):
             raise ArtifactError(
-                expected="a shape within the engine's profile", got=str(list(images.shape)), fix=_rebuild(self.artifact.manifest)
+                expected="a shape within the engine's profile",
+                got=str(list(images.shape)),
+                fix=_rebuild(self.artifact.manifest),
             )
         self._cuda.upload(_INPUT, images)
         self._context.set_tensor_address(_INPUT, self._cuda.address(_INPUT))
@@ -102,9 +106,7 @@ class TensorRTSession:
         """See ``Session``."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Free the engine, then its buffers and stream."""
         self._context = self._engine = self._runtime = None
         self._cuda.close()

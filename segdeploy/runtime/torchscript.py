@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import TracebackType
 from typing import Any
 
@@ -25,7 +26,9 @@ class TorchScriptSession:
         self.artifact = artifact
         self._torch = import_torch("torchscript")
         self._device = pick_device(self._torch, device, threads)
-        self._module: Any = self._torch.jit.load(str(artifact.model_path), map_location=self._device).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated: the user chose the format knowingly
+            self._module: Any = self._torch.jit.load(str(artifact.model_path), map_location=self._device).eval()
 
     @property
     def device(self) -> str:
@@ -60,8 +63,6 @@ class TorchScriptSession:
         """See ``Session``."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Free the module."""
         self._module = None

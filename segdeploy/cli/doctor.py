@@ -1,0 +1,25 @@
+"""``segdeploy doctor``."""
+
+from __future__ import annotations
+
+import click
+
+from segdeploy.cli.options import print_table
+
+
+@click.command("doctor")
+def command() -> None:
+    """What this machine can run, and what to install for the rest."""
+    import platform
+
+    from segdeploy.core.tensorrt import local_gpu
+    from segdeploy.runtime.doctor import capabilities
+    from segdeploy.runtime.open import usable_cpus
+
+    gpu = local_gpu()
+    click.echo(f"{platform.platform()}, Python {platform.python_version()}, {usable_cpus()} CPUs usable")
+    click.echo(f"GPU: {gpu.name} ({gpu.compute_capability})" if gpu else "GPU: none")
+    rows = [
+        [one.purpose, "[green]yes[/]" if one.works else "[yellow]no[/]", one.found, one.remedy] for one in capabilities(gpu)
+    ]
+    print_table("What this machine can do", ["", "", "with", "to get it"], rows, right=9)

@@ -1,0 +1,99 @@
+"""``segdeploy export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from segdeploy.cli.options import config_option
+
+
+@click.command("export")
+@click.argument("target", required=False, type=click.Path(path_type=Path))
+@click.option("--to", "formats", required=True, multiple=True, help="torchscript, onnx or tensorrt; may be repeated.")
+@click.option("--shape", metavar="HxW", help="A fixed input size. Without it N, H and W are dynamic.")
+@click.option("--min-shape", metavar="HxW", help="The smallest input size.")
+@click.option("--opt-shape", metavar="HxW", help="The size to optimise for; the training crop by default.")
+@click.option("--max-shape", metavar="HxW", help="The largest input size.")
+@click.option("--batch", metavar="N|MIN:OPT:MAX", help="Images a batch.")
+@click.option("--opset", default=18, show_default=True, help="Of ONNX.")
+@click.option("--target", "targets", multiple=True, help="TensorRT: compile ahead of time for this GPU, such as sm89.")
+@click.option("--workspace", "workspace_mib", type=click.IntRange(min=1), help="TensorRT: scratch memory in MiB.")
+@click.option("--name", help="Of the artifact; by default that of the run or the file.")
+@click.option("--out", type=click.Path(path_type=Path), default="exports", show_default=True, help="Folder of artifacts.")
+@click.option("--verify/--no-verify", default=True, show_default=True, help="Hold the result against the checkpoint.")
+@click.option("--images", type=click.Path(path_type=Path), help="Pictures to verify on; the validation set by default.")
+@config_option
+def command(
+    target: Path | None,
+    formats: tuple[str, ...],
+    shape: str | None,
+    min_shape: str | None,
+    opt_shape: str | None,
+    max_shape: str | None,
+    batch: str | None,
+    opset: int,
+    targets: tuple[str, ...],
+    workspace_mib: int | None,
+    name: str | None,
+    out: Path,
+    verify: bool,
+    images: Path | None,
+    config: str | None,
+) -> None:
+    """Turn TARGET, a checkpoint (.pth), into an artifact, and prove that it is the same model.
+
+    Without TARGET: the newest checkpoint under work_dirs/.
+    """
+    from segdeploy.cli.verify import gate, show_verdicts
+    from segdeploy.core.checkpoint import load_checkpoint
+    from segdeploy.core.model import crop_size, default_name
+    from segdeploy.core.targets import newest_checkpoint
+    from segdeploy.export.export import Options, export_model, exporter
+    from segdeploy.export.shapes import choose_shapes
+    from segdeploy.export.verify import verify as run_verify
+
+    for fmt in formats:
+        exporter(fmt)  # an unknown name or a missing package is said before any work
+    path = target or newest_checkpoint()
+    checkpoint = load_checkpoint(path, config)
+    options = Options(opset, targets, workspace_mib << 20 if workspace_mib else None)
+    verdicts = []
+    for fmt in formats:
+        shapes = choose_shapes(
+            crop_size(checkpoint.config),
+            tensorrt=fmt == "tensorrt",
+            static=shape,
+            smallest=min_shape,
+            best=opt_shape,
+            largest=max_shape,
+            batch=batch,
+        )
+        called = name or default_name(checkpoint)
+        click.echo(f"exporting {path} to {fmt} ...", err=True)
+        artifact = export_model(checkpoint, fmt, out / called / f"{fmt}-fp32", name=called, shapes=shapes, options=options)
+        size_mb = artifact.manifest.files[0].bytes / 1e6
+        click.echo(f"{artifact.folder}  {size_mb:.1f} MB  {_describe(artifact.manifest.input.shape)}")
+        if verify:
+            verdicts.append((artifact, run_verify(artifact, config=config, images=images or _validation(artifact))))
+    if verdicts:
+        show_verdicts(verdicts)
+        gate(verdicts, undecided=False)  # an engine for another machine is exported rightly, only not verified here
+    click.echo("next: segdeploy bench   |   segdeploy pack   |   segdeploy inspect " + str(artifact.folder))
+
+
+def _validation(artifact: object) -> Path | None:
+    from segdeploy.cli.verify import default_images
+
+    return default_images(artifact)  # type: ignore[arg-type]
+
+
+def _describe(axes: tuple[object, ...]) -> str:
+    from segdeploy.export.shapes import bounds
+
+    texts = []
+    for letter, axis in zip("NHW", axes, strict=False):
+        low, _, high = bounds(axis)  # type: ignore[arg-type]
+        texts.append(f"{letter} {low}" if low == high else f"{letter} {low}..{high}")
+    return ", ".join(texts)

@@ -1,0 +1,59 @@
+"""``segdeploy inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("inspect")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="The manifest itself.")
+def command(artifact: Path, as_json: bool) -> None:
+    """Show what ARTIFACT is, where it came from, and what was proven of it. Its files' hashes are checked."""
+    from segdeploy.core.artifact import open_artifact
+    from segdeploy.core.manifest import Bounds, encode_manifest
+
+    opened = open_artifact(artifact)
+    manifest = opened.manifest
+    if as_json:
+        click.echo(encode_manifest(manifest).decode(), nl=False)
+        return
+
+    def axis(value: int | Bounds) -> str:
+        return f"{value.min}..{value.max} (best {value.opt})" if isinstance(value, Bounds) else str(value)
+
+    lineage, tools, parity = manifest.lineage, manifest.toolchain, manifest.parity
+    shape = ", ".join(f"{letter} {axis(value)}" for letter, value in zip("NHWC", manifest.input.shape, strict=True))
+    versions = {
+        "segdeploy": tools.segdeploy,
+        "python": tools.python,
+        "torch": tools.torch,
+        "onnx": tools.onnx,
+        tools.tensorrt_flavour or "tensorrt": tools.tensorrt,
+    }
+    facts = {
+        "name": opened.name,
+        "files": ", ".join(f"{file.path} ({file.bytes / 1e6:.1f} MB, sha256 {file.sha256[:12]})" for file in manifest.files),
+        "input": f"{manifest.input.name} {manifest.input.dtype} [{shape}]",
+        "outputs": ", ".join(f"{out.name} {out.dtype} [{', '.join(out.layout)}]" for out in manifest.outputs),
+        "resize": f"{manifest.preprocess.resize.mode} {manifest.preprocess.resize.scale or ''}".strip(),
+        "inference": manifest.inference.mode,
+        "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes)}",
+        "target": manifest.target.compute_capability or "cpu" if manifest.target else "portable",
+        "checkpoint": f"{lineage.checkpoint or 'random weights'} (sha256 {(lineage.checkpoint_sha256 or '-')[:12]})",
+        "made with": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "parity": "never verified" if parity is None else parity.verdict,
+    }
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        click.echo(f"{name:<{width}}  {value}")
+    if parity is not None and parity.reason:
+        click.echo(f"{'':<{width}}  {parity.reason}")
+    if parity is not None and parity.shapes:
+        worst = max(parity.shapes, key=lambda one: one.logits_max_abs)
+        sizes = ", ".join("x".join(map(str, one.shape)) for one in parity.shapes)
+        click.echo(
+            f"{'':<{width}}  {parity.inputs}, {parity.device}; shapes {sizes}; worst logit error {worst.logits_max_abs:.1e}"
+        )

@@ -1,0 +1,76 @@
+"""Options and small parts that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from segdeploy.core.artifact import Artifact
+    from segdeploy.core.dataset import Sample
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to run. cuda where there is none is an error, never a silent CPU run.",
+)
+threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; all usable by default.")
+config_option = click.option("--config", help="The mmseg config, where the checkpoint carries none. It is executed.")
+checkpoint_option = click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="The original; by default the one that the artifact remembers.",
+)
+json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here too.")
+
+
+def resolve_target(target: Path | None, config: str | None = None) -> Artifact:
+    """A TARGET argument: a checkpoint, an artifact's folder, or nothing for the newest checkpoint."""
+    from segdeploy.core.artifact import open_artifact
+    from segdeploy.core.targets import newest_checkpoint
+    from segdeploy.runtime.open import eager_artifact
+
+    path = target or newest_checkpoint()
+    return open_artifact(path) if path.is_dir() else eager_artifact(path, config)
+
+
+def resolve_samples(artifact: Artifact, data: Path | None, split: str, limit: int | None = None) -> list[Sample]:
+    """The labelled images of --data, or of the data set that the model was validated on."""
+    from segdeploy.core.dataset import find_samples
+    from segdeploy.core.errors import InputError
+
+    root = data or (Path(artifact.manifest.lineage.data_root) if artifact.manifest.lineage.data_root else None)
+    if root is None:
+        raise InputError(expected="a data set", got="none recorded in the model's config", fix="pass --data DIR")
+    return find_samples(root, split)[:limit]
+
+
+def write_json(path: Path | None, value: Any) -> None:
+    """Write a struct as indented JSON, where a path was asked for."""
+    if path is None:
+        return
+    import msgspec
+
+    from segdeploy.core.files import write_file
+
+    write_file(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    click.echo(f"written: {path}", err=True)
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]], *, right: int = 1) -> None:
+    """A table on stdout; columns from ``right`` on are numbers and stand to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index >= right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # Where the output is a file or a pipe there is no terminal to ask for its width: wide enough not to fold figures.
+    console = Console()
+    Console(width=console.width if console.is_terminal else 140).print(table)
