@@ -97,7 +97,7 @@ def messages(trt: Any) -> Iterator[Messages]:
     """Collect TensorRT's errors instead of printing them."""
     found = Messages()
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
