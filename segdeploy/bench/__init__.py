@@ -1,1 +1,1 @@
-"""Latency and accuracy of every backend, side by side in one run, and the report of it."""
+"""How fast and how good each backend is, measured side by side on this machine."""

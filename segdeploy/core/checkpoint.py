@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,6 @@ def random_checkpoint(config: str) -> Checkpoint:
 
 
 def _load_plain(path: Path) -> Mapping[str, Any]:
-    import pickle
-
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -139,7 +138,18 @@ def _plain_types() -> list[Any]:
         from mmengine.logging.history_buffer import HistoryBuffer
     except ModuleNotFoundError:
         return types
-    return [*types, HistoryBuffer]
+
+    def history_method(owner: object, name: str) -> Any:
+        """What stands in for getattr while loading.
+
+        A history buffer's pickle names its own methods through getattr. MMEngine allows getattr itself, which reaches
+        ``__globals__`` and thereby every module: here it gives these methods, and nothing else.
+        """
+        if owner is not HistoryBuffer or name.startswith("_"):
+            raise pickle.UnpicklingError(f"Unsupported: GLOBAL builtins.getattr of {name}")
+        return vars(HistoryBuffer)[name]
+
+    return [*types, HistoryBuffer, (history_method, "builtins.getattr")]
 
 
 def _offender(message: str) -> str:

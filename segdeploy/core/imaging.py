@@ -23,6 +23,7 @@ Logits: TypeAlias = NDArray[np.float32]  # [N, K, h, w]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _LARGEST_IMAGE_PIXELS = 64_000_000
+_VOID_COLOUR = (224, 224, 192)  # as in PASCAL VOC's own masks
 
 
 def decode_image(data: bytes, source: str) -> Image:
@@ -124,8 +125,10 @@ def label_png(labels: Labels, palette: Sequence[tuple[int, int, int]]) -> bytes:
     """A palette PNG whose pixel values are the labels: looks like an overlay, reads like a label map."""
     from PIL import Image as Pillow
 
-    picture = Pillow.fromarray(labels.astype(np.uint8), mode="P")
-    picture.putpalette([channel for colour in palette for channel in colour])
+    # All 256 entries: of a shorter palette Pillow makes a PNG of fewer bits, in which void (255) becomes another label.
+    colours = [*palette, *[_VOID_COLOUR] * 256][:255] + [_VOID_COLOUR]
+    picture = Pillow.fromarray(labels.astype(np.uint8))
+    picture.putpalette([channel for colour in colours for channel in colour])
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return stream.getvalue()

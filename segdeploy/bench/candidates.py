@@ -1,0 +1,119 @@
+"""What to measure: the artifacts, and the checkpoint that each of them came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segdeploy.bench.run import Candidate, Missing
+from segdeploy.core.artifact import Artifact
+from segdeploy.core.dataset import Sample, find_samples
+from segdeploy.core.errors import BackendError, InputError, SegdeployError
+from segdeploy.core.files import sha256_file
+from segdeploy.runtime.open import BACKENDS, eager_artifact, unknown_backend
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Images to evaluate on.
+
+    Attributes:
+        samples: images with labels; empty where there are none.
+        name: the folder and the split.
+        missing: why there are none.
+    """
+
+    samples: Sequence[Sample] = field(default=())
+    name: str = ""
+    missing: str = ""
+
+
+def choose_candidates(
+    artifacts: Sequence[Artifact],
+    backends: Sequence[str] = (),
+    checkpoint: Path | None = None,
+    config: str | None = None,
+) -> list[Candidate]:
+    """The eager reference of every model first, then the artifacts; of the named backends only, where any are named.
+
+    Args:
+        artifacts: exported ones.
+        backends: names out of ``BACKENDS``; none for all.
+        checkpoint: of the reference; None for the one that the artifacts remember, where it is still the same file.
+        config: of the checkpoint, where it carries none.
+
+    Raises:
+        BackendError: a name is unknown, or no artifact of a named backend was given.
+        InputError: the named checkpoint is not what any of the artifacts was exported from.
+        CheckpointError: the named checkpoint cannot be loaded.
+    """
+    for name in backends:
+        if name not in BACKENDS:
+            raise unknown_backend(name)
+        if name != "eager" and not any(one.manifest.format == name for one in artifacts):
+            raise BackendError(
+                expected=f"an exported artifact of the backend '{name}'",
+                got=", ".join(sorted({one.manifest.format for one in artifacts})) + " only",
+                fix=f"make one with: segdeploy export --to {name}",
+            )
+    wanted = backends or BACKENDS
+    references = _references(artifacts, checkpoint, config) if "eager" in wanted else []
+    return [*references, *(one for one in artifacts if one.manifest.format in wanted)]
+
+
+def find_data(artifacts: Sequence[Artifact], root: Path | None, split: str) -> LabelledData:
+    """The labelled images of a folder, or of the data set that the models were validated on.
+
+    Args:
+        artifacts: whose manifests may name a data set.
+        root: the folder that the user named; None for the one in the manifests, where it exists.
+        split: such as ``val``.
+
+    Raises:
+        InputError: the named folder is not a data set. One that only a manifest names may be missing.
+    """
+    if root is not None:
+        return LabelledData(find_samples(root, split), f"{root} ({split})")
+    remembered = {one.manifest.lineage.data_root for one in artifacts}
+    if len(remembered) > 1:
+        return LabelledData(missing="the models were validated on different data sets: pass --data DIR")
+    name = next(iter(remembered), None)
+    if name is None or not Path(name).is_dir():
+        return LabelledData(missing="no data set here: pass --data DIR")
+    try:
+        return LabelledData(find_samples(Path(name), split), f"{name} ({split})")
+    except InputError as error:
+        return LabelledData(missing=str(error))
+
+
+def _references(artifacts: Sequence[Artifact], checkpoint: Path | None, config: str | None) -> list[Candidate]:
+    first = {one.manifest.lineage.checkpoint_sha256: one for one in reversed(artifacts)}
+    if checkpoint is None:
+        return [_remembered(first[sha256], config) for sha256 in reversed(first)]
+    reference = eager_artifact(checkpoint, config)
+    if reference.manifest.lineage.checkpoint_sha256 not in first:
+        raise InputError(
+            expected="the checkpoint that the artifacts were exported from",
+            got=f"another one, '{checkpoint}'",
+            fix="pass the right --checkpoint, or export this one with: segdeploy export",
+        )
+    return [reference]
+
+
+def _remembered(artifact: Artifact, config: str | None) -> Candidate:
+    """The checkpoint of an artifact, or why there is no reference."""
+    lineage = artifact.manifest.lineage
+    path = Path(lineage.checkpoint) if lineage.checkpoint else None
+    try:
+        if path is None:
+            reason = "its manifest names no checkpoint; pass one with --checkpoint"
+        elif not path.is_file():
+            reason = f"the checkpoint '{path}' is not here; pass it with --checkpoint"
+        elif sha256_file(path) != lineage.checkpoint_sha256:
+            reason = f"the checkpoint '{path}' has changed since the export; pass the right one with --checkpoint"
+        else:
+            return eager_artifact(path, config)
+    except SegdeployError as error:
+        reason = str(error)
+    return Missing(artifact.manifest.name, "eager", "fp32", lineage.checkpoint_sha256, reason)

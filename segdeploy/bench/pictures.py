@@ -1,0 +1,80 @@
+"""Pictures for the page: what a model sees, beside the photograph and the truth."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from segdeploy.bench.result import BenchReport, BenchRow
+from segdeploy.bench.stats import fastest, row_labels
+from segdeploy.core.artifact import Artifact
+from segdeploy.core.dataset import Sample, read_label
+from segdeploy.core.imaging import Image, Labels, overlay, read_image
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One row of pictures on the page.
+
+    Attributes:
+        name: of the photograph.
+        panels: (caption, uint8 [H, W, 3] RGB), from left to right.
+    """
+
+    name: str
+    panels: tuple[tuple[str, Image], ...]
+
+
+@dataclass
+class PictureCollector:
+    """Keeps the first predictions of every artifact (hand it to ``bench`` as ``on_predictions``); draws the fastest one's.
+
+    Attributes:
+        samples: as they were given to ``bench``.
+    """
+
+    samples: Sequence[Sample]
+    _kept: dict[tuple[str, str], tuple[Artifact, tuple[bytes, ...]]] = field(default_factory=dict)
+
+    def __call__(self, artifact: Artifact, predictions: tuple[bytes, ...]) -> None:
+        """Keep the predictions of one artifact."""
+        self._kept[str(artifact.folder), artifact.manifest.format] = (artifact, predictions)
+
+    def pictures(self, report: BenchReport) -> tuple[Picture, ...]:
+        """Photograph, truth and prediction of the fastest backend that was evaluated."""
+        labels = dict(zip(map(id, report.rows), row_labels(report), strict=True))
+        best = fastest([row for row in report.rows if _key(row) in self._kept])
+        if best is None:
+            return ()
+        artifact, predictions = self._kept[_key(best)]
+        return tuple(
+            _picture(artifact, sample, data, labels[id(best)]) for sample, data in zip(self.samples, predictions, strict=False)
+        )
+
+
+def _key(row: BenchRow) -> tuple[str, str]:
+    return row.folder, row.backend
+
+
+def _picture(artifact: Artifact, sample: Sample, prediction: bytes, label: str) -> Picture:
+    manifest = artifact.manifest
+    image = read_image(sample.image)
+    truth = read_label(sample.label, reduce_zero_label=manifest.reduce_zero_label)
+    return Picture(
+        sample.name,
+        (
+            ("photograph", image),
+            ("truth", overlay(image, truth, manifest.palette)),
+            (f"prediction of {label}", overlay(image, _decode(prediction), manifest.palette)),
+        ),
+    )
+
+
+def _decode(png: bytes) -> Labels:
+    from PIL import Image as Pillow
+
+    with Pillow.open(io.BytesIO(png)) as picture:
+        return np.array(picture)

@@ -1,0 +1,99 @@
+"""What the benchmark and its worker processes say to each other: one JSON object a line, on the worker's stdin and stdout."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from segdeploy.core.manifest import Manifest
+from segdeploy.core.metrics import Evaluation
+
+
+class Open(msgspec.Struct, frozen=True, tag="open"):
+    """Open an artifact as a session. Answered with ``Opened``."""
+
+    folder: str
+    manifest: Manifest
+    device: str
+    threads: int
+
+
+class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
+    """Make and stage the input batch, and warm up. Answered with ``Timed``.
+
+    Attributes:
+        shape: (N, H, W).
+        images: files to fill the batch with; empty for seeded noise.
+        seed: of the noise.
+        warmup: calls of each kind.
+    """
+
+    shape: tuple[int, int, int]
+    images: tuple[str, ...]
+    seed: int
+    warmup: int
+
+
+class Turn(msgspec.Struct, frozen=True, tag="turn"):
+    """Settle, then time so many calls of each kind. Answered with ``Timed``."""
+
+    calls: int
+
+
+class Evaluate(msgspec.Struct, frozen=True, tag="evaluate"):
+    """Score labelled images. Answered with an ``Evaluated`` after a ``Progress`` for every image.
+
+    Attributes:
+        samples: (name, image file, label file).
+        keep: how many predictions to send back, from the first on.
+    """
+
+    samples: tuple[tuple[str, str, str], ...]
+    keep: int
+
+
+class Opened(msgspec.Struct, frozen=True, tag="opened"):
+    """The session is open."""
+
+    load_ms: float
+    device: str
+
+
+class Timed(msgspec.Struct, frozen=True, tag="timed"):
+    """Latencies in the order of the calls, those that do not count apart, and the worker's largest resident memory so far."""
+
+    run_ms: tuple[float, ...]
+    execute_ms: tuple[float, ...]
+    warmup_run_ms: tuple[float, ...]
+    warmup_execute_ms: tuple[float, ...]
+    peak_rss_bytes: int | None
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """One more image is evaluated."""
+
+
+class Evaluated(msgspec.Struct, frozen=True, tag="evaluated"):
+    """The scores, and the first predictions as PNG label maps; no scores where no pixel carries a label."""
+
+    evaluation: Evaluation | None
+    predictions: tuple[bytes, ...]
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """What was asked could not be done."""
+
+    reason: str
+
+
+Request: TypeAlias = Open | Prepare | Turn | Evaluate
+Reply: TypeAlias = Opened | Timed | Progress | Evaluated | Failed
+
+decode_request = msgspec.json.Decoder(Request).decode
+decode_reply = msgspec.json.Decoder(Reply).decode
+
+
+def line(message: Request | Reply) -> bytes:
+    """A message as it is sent."""
+    return msgspec.json.encode(message) + b"\n"

@@ -1,0 +1,126 @@
+"""``segdeploy bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from segdeploy.cli.options import checkpoint_option, config_option, device_option, json_option, threads_option, write_json
+
+if TYPE_CHECKING:
+    from segdeploy.bench.result import BenchReport
+
+
+@click.command("bench")
+@click.argument("artifacts", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--backend", "backends", multiple=True, metavar="NAME", help="Only eager, torchscript, onnx or tensorrt.")
+@click.option("--data", type=click.Path(path_type=Path), help="The data set; by default the one in the model's config.")
+@click.option("--split", default="val", show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), help="mIoU on the first images only.")
+@click.option("--shape", "sizes", metavar="HxW", multiple=True, help="Input sizes; by default what was exported for.")
+@click.option("--batch", type=click.IntRange(min=1), help="Images a batch; by default what was exported for.")
+@click.option("--iterations", default=100, show_default=True, type=click.IntRange(min=1), help="Timed calls a backend.")
+@click.option("--warmup", default=5, show_default=True, type=click.IntRange(min=0), help="Calls before them.")
+@click.option("--min-time", default=1.0, show_default=True, help="Go on until each backend was timed for these seconds.")
+@click.option("--max-time", default=60.0, show_default=True, help="Start no further round of a shape after these seconds.")
+@click.option("--html", "html_path", type=click.Path(path_type=Path), help="Write a page with plots and pictures.")
+@checkpoint_option
+@config_option
+@device_option
+@threads_option
+@json_option
+def command(
+    artifacts: tuple[Path, ...],
+    backends: tuple[str, ...],
+    data: Path | None,
+    split: str,
+    limit: int | None,
+    sizes: tuple[str, ...],
+    batch: int | None,
+    iterations: int,
+    warmup: int,
+    min_time: float,
+    max_time: float,
+    html_path: Path | None,
+    checkpoint: Path | None,
+    config: str | None,
+    device: str,
+    threads: int | None,
+    json_path: Path | None,
+) -> None:
+    """Latency, memory and mIoU of ARTIFACTS (all under exports/ by default) beside the checkpoint they came from.
+
+    Each backend runs in a process of its own, and has a turn in every round. One that cannot run here is shown as not
+    run, with the reason.
+    """
+    from segdeploy.bench.candidates import choose_candidates, find_data
+    from segdeploy.bench.pictures import PictureCollector
+    from segdeploy.bench.report import print_report
+    from segdeploy.bench.result import BenchSettings
+    from segdeploy.bench.run import bench
+    from segdeploy.core.targets import named_artifacts
+    from segdeploy.export.shapes import parse_size
+
+    settings = BenchSettings(
+        shapes=tuple(parse_size(size, "--shape") for size in sizes),
+        batch=batch,
+        iterations=iterations,
+        warmup=warmup,
+        min_time_s=min_time,
+        max_time_s=max_time,
+        threads=threads,
+        device=device,  # type: ignore[arg-type]  # click.Choice holds it
+        limit=limit,
+    )
+    exported = named_artifacts(artifacts)
+    candidates = choose_candidates(exported, backends, checkpoint, config)
+    labelled = find_data(exported, data, split)
+    collector = PictureCollector(labelled.samples)
+    report = bench(
+        candidates,
+        settings,
+        labelled.samples,
+        data=labelled.name,
+        no_data=labelled.missing,
+        command=typed_command(),
+        on_predictions=collector if html_path else None,
+    )
+    print_report(report)
+    write_json(json_path, report)
+    if html_path is not None:
+        from segdeploy.bench.html import render_html
+        from segdeploy.core.files import write_file
+
+        write_file(html_path, render_html(report, pictures=collector.pictures(report)))
+        click.echo(f"written: {html_path}", err=True)
+    check_any_ran(report, backends)
+    if html_path is None:
+        click.echo("next: segdeploy bench --html bench.html for plots and pictures", err=True)
+
+
+def typed_command() -> str:
+    """The command line as it was typed, ready to be pasted."""
+    import shlex
+    import sys
+
+    return shlex.join(["segdeploy", *sys.argv[1:]])
+
+
+def check_any_ran(report: BenchReport, backends: tuple[str, ...]) -> None:
+    """End with an error where nothing that was asked for could be measured; the reference alone does not count."""
+    from segdeploy.bench.stats import row_labels
+    from segdeploy.core.errors import BackendError
+
+    asked = [
+        (row, label)
+        for row, label in zip(report.rows, row_labels(report), strict=True)
+        if row.backend != "eager" or "eager" in backends
+    ]
+    if all(row.status == "not run" for row, _ in asked):
+        raise BackendError(
+            expected="a backend that can run here",
+            got=f"none of {', '.join(dict.fromkeys(label for _, label in asked))}",
+            fix="see the reasons above, or run: segdeploy doctor",
+        )

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import logging
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+
+from segdeploy.core.checkpoint import load_checkpoint
+from segdeploy.core.errors import CheckpointError, ConfigError, InputError
+from segdeploy.training.train import DivergedError, _whole_files, train
+
+CONFIG = "upernet_r18_synthetic"
+
+
+def log_of(work_dir):
+    return "".join(path.read_text() for path in sorted(work_dir.glob("*/*.log")))
+
+
+def test_checkpoint_runs_no_code(run):
+    """What training writes loads with weights_only, optimizer state and all, and has its config and classes."""
+    for path in run.work_dir.glob("*.pth"):
+        checkpoint = load_checkpoint(path)
+        assert checkpoint.config["model"]["decode_head"]["num_classes"] == 5
+        assert checkpoint.dataset_meta["classes"][0] == "background"
+    assert {path.name for path in run.work_dir.glob("*.pth")} == {"epoch_1.pth", run.checkpoint.name}
+
+
+def test_result_is_of_the_checkpoint(run):
+    """The mIoU returned is the one that the log states, and the log is complete."""
+    text = log_of(run.work_dir)
+    assert f"mIoU: {run.miou:.4f}" in text
+    assert "Epoch(train)" in text
+    assert run.checkpoint.name == "best_mIoU_epoch_1.pth"
+
+
+def test_resume_goes_on(run, synthetic, tmp_path, tiny):
+    """A resumed run starts at the epoch after the last one, also when its folder was moved."""
+    place = tmp_path / "moved"
+    shutil.copytree(run.work_dir, place, ignore=shutil.ignore_patterns("2*"))
+    train(CONFIG, work_dir=place, data_root=synthetic, resume=True, options=tiny | {"train_cfg.max_epochs": "2"})
+    text = log_of(place)
+    assert "Epoch(train) [2]" in text
+    assert "Epoch(train) [1]" not in text
+    assert load_checkpoint(place / "epoch_2.pth").config["train_cfg"]["max_epochs"] == 2
+
+
+def test_console_stays_clean(run, capfd):
+    """What MMEngine logs after a run goes neither to the console nor into an error about a closed stream."""
+    from mmengine.logging import print_log
+
+    print_log("a line after the run", logger="current", level=logging.WARNING)
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err) == ("", "")
+
+
+def test_nothing_to_resume(synthetic, tmp_path):
+    """--resume without an earlier run is one line."""
+    with pytest.raises(CheckpointError, match="run to resume"):
+        train(CONFIG, work_dir=tmp_path, data_root=synthetic, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["cut", "pickle"])
+def test_resume_from_a_bad_checkpoint(run, synthetic, tmp_path, damage, tiny):
+    """A cut checkpoint is one line, and one that would run code is refused before MMEngine sees it."""
+    path = tmp_path / "epoch_1.pth"
+    path.write_bytes((run.work_dir / path.name).read_bytes()[:9000] if damage == "cut" else pickle.dumps(Hostile()))
+    (tmp_path / "last_checkpoint").write_text(str(path))
+    with pytest.raises(CheckpointError, match=r"epoch_1\.pth"):
+        train(CONFIG, work_dir=tmp_path, data_root=synthetic, resume=True, options=tiny)
+
+
+class Hostile:
+    def __reduce__(self):
+        return exec, ("raise SystemError('code from a checkpoint ran')",)
+
+
+def test_no_data(tmp_path):
+    """A missing data set is said before anything is built."""
+    with pytest.raises(InputError, match="segdeploy data synth"):
+        train(CONFIG, work_dir=tmp_path / "run", data_root=tmp_path / "none")
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_image(synthetic, tmp_path, tiny):
+    """A file that the list names and that is gone is found before training, by name."""
+    shutil.copytree(synthetic, tmp_path / "data")
+    (tmp_path / "data/VOCdevkit/VOC2012/JPEGImages/train_00005.jpg").unlink()
+    with pytest.raises(InputError, match=r"train_00005\.jpg"):
+        train(CONFIG, work_dir=tmp_path / "run", data_root=tmp_path / "data", options=tiny)
+
+
+def test_no_images(synthetic, tmp_path, tiny):
+    """An empty list is one line, not a run of nothing."""
+    shutil.copytree(synthetic, tmp_path / "data")
+    (tmp_path / "data/VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt").write_text("")
+    with pytest.raises((InputError, ConfigError)):
+        train(CONFIG, work_dir=tmp_path / "run", data_root=tmp_path / "data", options=tiny)
+
+
+def test_fewer_images_than_a_batch(synthetic, tmp_path, tiny):
+    """Where the last batch is dropped and there is no other, nothing would be learned: refused."""
+    with pytest.raises(InputError, match="at least one batch of 16"):
+        train(CONFIG, work_dir=tmp_path, data_root=synthetic, options=tiny | {"train_dataloader.batch_size": "16"})
+
+
+def test_other_classes(synthetic, tmp_path, tiny):
+    """Data with other classes than the config's are refused, with the way out."""
+    shutil.copytree(synthetic, tmp_path / "data")
+    (tmp_path / "data" / "classes.json").write_text('{"classes": ["background", "circle"], "palette": [[0, 0, 0], [1, 1, 1]]}')
+    with pytest.raises(InputError, match="--classes 5"):
+        train(CONFIG, work_dir=tmp_path / "run", data_root=tmp_path / "data", options=tiny)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model.backbone.type": "NoSuchNet"},
+        {"train_dataloader.dataset.pipeline.0.type": "NoSuchTransform"},
+        {"optim_wrapper.optimizer.type": "NoSuchOptimizer"},
+        {"model.backbone.depth": "7"},
+    ],
+)
+def test_config_that_does_not_fit(synthetic, tmp_path, options, tiny):
+    """A config that cannot be built is one line, whichever part is wrong."""
+    with pytest.raises(ConfigError) as caught:
+        train(CONFIG, work_dir=tmp_path, data_root=synthetic, options=tiny | options)
+    assert "\n" not in str(caught.value)
+
+
+def test_diverged(synthetic, tmp_path, tiny):
+    """A loss that is no number ends the run, and names the images of the batch."""
+    with pytest.raises(DivergedError, match=r"train_0000\d\.jpg"):
+        train(CONFIG, work_dir=tmp_path, data_root=synthetic, options=tiny | {"optim_wrapper.optimizer.lr": "1e20"})
+
+
+def test_amp_needs_cuda(synthetic, tmp_path, tiny):
+    """--amp without CUDA is refused, not ignored."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(InputError, match="--amp"):
+        train(CONFIG, work_dir=tmp_path, data_root=synthetic, amp=True, options=tiny)
+
+
+def test_data_root_reaches_wrapped_data_sets(tmp_path):
+    """--data-root is set in every part of a concatenated data set."""
+    from segdeploy.training.configs import load_config
+    from segdeploy.training.train import _apply
+
+    config = load_config("upernet_r50_voc12aug_512x512_200e")
+    _apply(config, tmp_path, Path("elsewhere"), resume=False, amp=False, seed=7)
+    assert [one.data_root for one in config.train_dataloader.dataset.datasets] == ["elsewhere", "elsewhere"]
+    assert config.val_dataloader.dataset.data_root == "elsewhere"
+    assert config.randomness == {"seed": 7}
+
+
+def test_checkpoints_are_whole(tmp_path, monkeypatch):
+    """A write that fails leaves the older file and no rest."""
+    from mmengine.fileio import LocalBackend
+
+    path = tmp_path / "epoch_1.pth"
+    path.write_bytes(b"older")
+    before = LocalBackend.put
+    with _whole_files(), monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            LocalBackend().put(b"newer", str(path))
+    assert LocalBackend.put is before
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"epoch_1.pth": b"older"}
