@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,26 +32,36 @@ class StageRecord(msgspec.Struct, frozen=True):
 
 
 class _State(msgspec.Struct, frozen=True):
-    fingerprint: str
+    identity: str
     stages: tuple[StageRecord, ...]
+
+
+def fingerprint(inputs: Iterable[object]) -> str:
+    """A hash of everything that the results depend on."""
+    return hashlib.sha256(repr(list(inputs)).encode()).hexdigest()
 
 
 class Journal:
     """Runs stages in order, and skips those that an earlier run has finished.
 
     A stage that has to run makes all later ones run too: they were made from what it makes.
+
+    Attributes:
+        continues: whether an earlier run with the same identity has finished something.
+        stages: what is finished, in order.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
+    def __init__(self, path: Path, identity: str) -> None:
         """Read the state of an earlier run.
 
         Args:
             path: the state's file.
-            fingerprint: of everything that the results depend on; an earlier run with another one counts as none.
+            identity: a ``fingerprint``; an earlier run with another one counts as none.
         """
         self._path = path
-        self._fingerprint = fingerprint
+        self._identity = identity
         self._earlier = self._read()
+        self.continues = bool(self._earlier)
         self.stages: list[StageRecord] = []
 
     def run(
@@ -77,7 +88,7 @@ class Journal:
         result = work()
         seconds = time.monotonic() - started
         self.stages.append(StageRecord(name, seconds, paths, msgspec.Raw(msgspec.json.encode(result))))
-        write_file(self._path, msgspec.json.encode(_State(self._fingerprint, tuple(self.stages))))
+        write_file(self._path, msgspec.json.encode(_State(self._identity, tuple(self.stages))))
         say(f"{name}: {seconds:.0f} s")
         return result
 
@@ -86,4 +97,4 @@ class Journal:
             state = msgspec.json.decode(self._path.read_bytes(), type=_State)
         except (OSError, msgspec.DecodeError):
             return {}
-        return {one.name: one for one in state.stages} if state.fingerprint == self._fingerprint else {}
+        return {one.name: one for one in state.stages} if state.identity == self._identity else {}

@@ -79,13 +79,29 @@ class Places:
         return self.root / "predictions"
 
 
+def inputs() -> list[object]:
+    """What the results depend on: an earlier run with others is not taken up."""
+    from segdeploy import __version__
+    from segdeploy.training.configs import find_config
+
+    return [__version__, TRAIN_IMAGES, VAL_IMAGES, SIZE, CLASSES, SEED, find_config(CONFIG).read_text()]
+
+
+def clear(places: Places) -> None:
+    """Remove what earlier runs have made, and nothing else that may lie in the folder."""
+    import shutil
+
+    for folder in (places.data, places.work_dir.parent, places.root / "exports", places.store, places.pictures):
+        shutil.rmtree(folder, ignore_errors=True)
+    for name in ("state.json", "report.json", "report.html"):
+        (places.root / name).unlink(missing_ok=True)
+
+
 def make_data(places: Places) -> int:
     """Write the data set; the number of images."""
     from segdeploy.training.synthetic import write_synthetic_voc
 
-    write_synthetic_voc(
-        places.data, train=TRAIN_IMAGES, val=VAL_IMAGES, size=SIZE, classes=CLASSES, seed=SEED
-    )
+    write_synthetic_voc(places.data, train=TRAIN_IMAGES, val=VAL_IMAGES, size=SIZE, classes=CLASSES, seed=SEED)
     return TRAIN_IMAGES + VAL_IMAGES
 
 
@@ -143,7 +159,7 @@ def bench(places: Places, trained: Trained) -> BenchReport:
     candidates = [eager_artifact(Path(trained.checkpoint)), *(open_artifact(places.artifact(fmt)) for fmt in FORMATS)]
     return run_bench(
         candidates,
-        BenchSettings(iterations=100, max_time_s=30),
+        BenchSettings(iterations=100, max_time_s=20),
         find_samples(places.data, "val"),
         data="synthetic val",
         command="segdeploy demo",

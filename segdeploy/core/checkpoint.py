@@ -109,12 +109,11 @@ def _load_plain(path: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals(_plain_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch's text says how to switch the protection off; a user should hear what was found instead.
-        first = str(error).splitlines()[0] if "Unsupported" in str(error) or "GLOBAL" in str(error) else "not a checkpoint"
+        # torch's own text says how to switch the protection off; a user should hear what was found instead.
         raise CheckpointError(
-            expected=f"tensors and plain data in '{path}'",
-            got=_offender(str(error)) or f"something else ({first[:80]})",
-            fix="save the state_dict alone and pass --config, or " + fix,
+            expected=f"a PyTorch checkpoint of tensors and plain data at '{path}'",
+            got=_offender(str(error)) or "something else",
+            fix="pass a file that mmseg or segdeploy train wrote, or save its state_dict alone and pass --config",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(

@@ -126,7 +126,7 @@ def label_png(labels: Labels, palette: Sequence[tuple[int, int, int]]) -> bytes:
     from PIL import Image as Pillow
 
     # All 256 entries: of a shorter palette Pillow makes a PNG of fewer bits, in which void (255) becomes another label.
-    colours = [*palette, *[_VOID_COLOUR] * 256][:255] + [_VOID_COLOUR]
+    colours = [*[*palette, *[_VOID_COLOUR] * 256][:255], _VOID_COLOUR]
     picture = Pillow.fromarray(labels.astype(np.uint8))
     picture.putpalette([channel for colour in colours for channel in colour])
     stream = io.BytesIO()

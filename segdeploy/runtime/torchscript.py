@@ -29,6 +29,9 @@ class TorchScriptSession:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated: the user chose the format knowingly
             self._module: Any = self._torch.jit.load(str(artifact.model_path), map_location=self._device).eval()
+            if self._device.type == "cpu":
+                # Folds weights into oneDNN's own layout, at every load: the layout is this machine's, not the artifact's.
+                self._module = self._torch.jit.optimize_for_inference(self._module)
 
     @property
     def device(self) -> str:
