@@ -1,0 +1,50 @@
+"""``segdeploy pack``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+
+@click.command("pack")
+@click.argument("artifact", required=False, type=click.Path(path_type=Path))
+@click.option("--name", help="Of the model, as it stands in the URL; by default the artifact's name.")
+@click.option("--out", type=click.Path(path_type=Path), default="model_store", show_default=True, help="The model store.")
+@click.option("--batch-size", default=1, show_default=True, type=click.IntRange(min=1), help="Requests run together.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
+@click.option("--unverified", is_flag=True, help="Pack it even without a passed parity verdict.")
+def command(artifact: Path | None, name: str | None, out: Path, batch_size: int, workers: int, unverified: bool) -> None:
+    """Make a TorchServe archive (.mar) of ARTIFACT, and print the line that serves it.
+
+    Without ARTIFACT: the newest ONNX artifact under exports/.
+    """
+    from segdeploy.core.artifact import open_artifact
+    from segdeploy.core.errors import ArtifactError
+    from segdeploy.core.targets import named_artifacts
+    from segdeploy.serve.archive import pack
+    from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, start_line, write_config
+
+    if artifact is not None:
+        chosen = open_artifact(artifact)
+    else:
+        found = [one for one in named_artifacts(()) if one.manifest.format == "onnx"]
+        if not found:
+            raise ArtifactError(
+                expected="an ONNX artifact under exports/", got="none", fix="name an artifact, or: segdeploy export --to onnx"
+            )
+        chosen = max(found, key=lambda one: one.model_path.stat().st_mtime)
+    called = name or re.sub(r"[^A-Za-z0-9._-]+", "_", chosen.manifest.name).strip("._-")
+    archive = pack(chosen, name=called, out=out, unverified=unverified)
+    ports = Ports()
+    write_config(archive, Settings(batch_size=batch_size, workers=workers), ports, out / CONFIG_NAME)
+    parity = chosen.manifest.parity
+    verdict = parity.verdict if parity else "never verified"
+    click.echo(f"{archive}  {archive.stat().st_size / 1e6:.1f} MB  from {chosen.name}, parity: {verdict}")
+    click.echo("serve it:")
+    click.echo(f"  {start_line(archive)}")
+    click.echo("ask it (the answer is a PNG whose pixel values are the labels):")
+    click.echo(f"  curl -s http://127.0.0.1:{ports.inference}/predictions/{called} -T IMAGE.jpg -o mask.png")
+    click.echo("stop it:")
+    click.echo("  torchserve --stop")

@@ -1,0 +1,88 @@
+"""Making a TorchServe archive (.mar) from an artifact."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from segdeploy.core.artifact import MANIFEST_NAME, Artifact
+from segdeploy.core.errors import ArtifactError, InputError, MissingExtraError, ServeError
+from segdeploy.core.files import new_file
+
+HANDLER = Path(__file__).parent / "handler.py"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_VERSION = "1.0"
+
+
+def pack(artifact: Artifact, *, name: str, out: Path, unverified: bool = False) -> Path:
+    """Make ``out/NAME.mar``: the artifact's files and the handler. An older one is replaced when the new one is complete.
+
+    Args:
+        artifact: an exported one.
+        name: of the model, as it stands in the URL.
+        out: the model store.
+        unverified: pack it even without a passed parity verdict.
+
+    Returns:
+        The archive's path.
+
+    Raises:
+        InputError: a name that TorchServe does not take, or a folder that cannot be written.
+        ArtifactError: not an exported artifact, or one whose parity was not passed.
+        MissingExtraError: torch-model-archiver is not installed.
+        ServeError: the archiver failed.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            expected="a model name of letters, digits, '.', '_' and '-'", got=f"'{name}'", fix="choose another --name"
+        )
+    check_packable(artifact, unverified=unverified)
+    if find_spec("model_archiver") is None:
+        raise MissingExtraError(package="torch-model-archiver", extra="serve", purpose="making a .mar")
+    files = [artifact.folder / entry.path for entry in artifact.manifest.files]
+    target = out / f"{name}.mar"
+    # The archiver builds in a fixed folder under the temp folder, where two builds of one name would collide.
+    with tempfile.TemporaryDirectory(prefix="segdeploy-pack-") as scratch:
+        command = [
+            *(sys.executable, "-m", "model_archiver.model_packaging"),
+            *("--model-name", name, "--version", _VERSION, "--export-path", scratch, "--force"),
+            *("--serialized-file", str(files[0]), "--handler", str(HANDLER)),
+            *("--extra-files", ",".join(map(str, [artifact.folder / MANIFEST_NAME, *files[1:]]))),
+        ]
+        done = subprocess.run(
+            command, env={**os.environ, "TMPDIR": scratch}, capture_output=True, text=True, errors="replace", check=False
+        )
+        made = Path(scratch) / f"{name}.mar"
+        if done.returncode != 0 or not made.is_file():
+            raise ServeError(
+                expected="an archive from torch-model-archiver",
+                got=(done.stderr.strip().splitlines() or ["nothing"])[-1],
+                fix="check the disk's free space, and: segdeploy doctor",
+            )
+        with new_file(target) as temporary:
+            temporary.write_bytes(made.read_bytes())
+    return target
+
+
+def check_packable(artifact: Artifact, *, unverified: bool) -> None:
+    """Refuse what should not be served.
+
+    Raises:
+        ArtifactError: with the reason.
+    """
+    if artifact.manifest.format == "eager":
+        raise ArtifactError(
+            expected="an exported artifact", got="a checkpoint", fix="export it first: segdeploy export --to onnx"
+        )
+    verdict = artifact.manifest.parity.verdict if artifact.manifest.parity else "never verified"
+    if verdict != "passed" and not unverified:
+        raise ArtifactError(
+            expected=f"a passed parity verdict of {artifact.name}",
+            got=verdict,
+            fix="run: segdeploy verify, or pass --unverified to serve it all the same",
+        )

@@ -1,0 +1,53 @@
+"""Asking a running server, with the standard library alone."""
+
+from __future__ import annotations
+
+import io
+import urllib.error
+import urllib.request
+
+import numpy as np
+
+from segdeploy.core.errors import InputError, ServeError
+from segdeploy.core.imaging import Labels
+
+_TIMEOUT_S = 120
+
+
+def predict(url: str, image: bytes) -> Labels:
+    """Post one image.
+
+    Args:
+        url: of the model, such as ``http://127.0.0.1:8080/predictions/upernet``.
+        image: encoded, such as a JPEG file's content.
+
+    Returns:
+        [H, W] uint8 labels at the image's own size.
+
+    Raises:
+        InputError: the server says that this is no image it can take (422).
+        ServeError: no server, or another answer than labels.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    request = urllib.request.Request(url, data=image, headers={"Content-Type": "application/octet-stream"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310  the caller's own server
+            body = response.read()
+    except urllib.error.HTTPError as error:
+        text = error.read().decode(errors="replace").strip()
+        if error.code == 422:
+            raise InputError(expected="an image that the server takes", got=text or "422", fix="send a JPEG or PNG") from error
+        raise ServeError(
+            expected=f"labels from {url}", got=f"{error.code} {error.reason}: {text[:200]}", fix="see the server's log"
+        ) from error
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise ServeError(expected=f"a server at {url}", got=str(reason), fix="start it with: segdeploy serve MAR") from error
+    try:
+        with Image.open(io.BytesIO(body)) as picture:
+            return np.array(picture)
+    except UnidentifiedImageError as error:
+        raise ServeError(
+            expected=f"a PNG of labels from {url}", got=f"{len(body)} bytes of something else", fix="check the URL"
+        ) from error

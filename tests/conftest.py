@@ -1,0 +1,355 @@
+"""What all tests share: a tiny trained checkpoint as MMEngine writes it, labelled images, artifacts made from them once."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+CLASSES = ("background", "red", "green", "blue", "white")
+PALETTE = [[0, 0, 0], [200, 0, 0], [0, 200, 0], [0, 0, 200], [230, 230, 230]]
+COLOURS = np.array([(90, 90, 90), (200, 40, 40), (40, 190, 50), (50, 60, 210), (235, 235, 235)])
+CROP = (64, 96)
+# Height x width: landscape, portrait, smaller and larger than the network's input, odd; the last keeps its size.
+IMAGE_SIZES = ((75, 100), (120, 80), (49, 41), (131, 197), (77, 77), CROP)
+
+
+class Ended(NamedTuple):
+    """How a run of the command line ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def shapes_image(random, height, width):
+    """A picture (RGB) of coloured ellipses and boxes over grey, and its label map with void along every outline."""
+    label = np.zeros((height, width), np.uint8)
+    void = np.zeros((height, width), np.uint8)
+    for _ in range(5):
+        colour = int(random.integers(1, len(CLASSES)))
+        centre = (int(random.integers(width)), int(random.integers(height)))
+        axes = tuple(int(random.integers(side // 8 + 2, side // 3 + 4)) for side in (width, height))
+        for canvas, value, thickness in ((label, colour, -1), (void, 0, -1), (void, 1, 1)):
+            if colour % 2:
+                cv2.ellipse(canvas, (centre, (2 * axes[0], 2 * axes[1]), 0), value, thickness)
+            else:
+                corner = (centre[0] + axes[0], centre[1] + axes[1])
+                cv2.rectangle(canvas, centre, corner, value, thickness)
+    noise = random.normal(0, 12, (height, width, 3))
+    image = np.clip(COLOURS[label] + noise, 0, 255).astype(np.uint8)
+    label[void > 0] = 255
+    return image, label
+
+
+def mmseg_config(data_root):
+    """An mmseg config as plain data: UPerNet-R18 made narrow."""
+    norm = {"type": "SyncBN", "requires_grad": True}  # as nearly all of mmseg's configs have it
+    pipeline = [
+        {"type": "LoadImageFromFile"},
+        {"type": "Resize", "scale": (CROP[1], CROP[0]), "keep_ratio": True},
+        {"type": "LoadAnnotations"},
+        {"type": "PackSegInputs"},
+    ]
+    loader = {
+        "batch_size": 1,
+        "num_workers": 0,
+        "persistent_workers": False,
+        "sampler": {"type": "DefaultSampler", "shuffle": False},
+        "dataset": {
+            "type": "BaseSegDataset",
+            "data_root": str(data_root),
+            "data_prefix": {"img_path": "img_dir/val", "seg_map_path": "ann_dir/val"},
+            "img_suffix": ".png",
+            "metainfo": {"classes": CLASSES, "palette": PALETTE},
+            "pipeline": pipeline,
+        },
+    }
+    return {
+        "default_scope": "mmseg",
+        "crop_size": CROP,
+        "model": {
+            "type": "EncoderDecoder",
+            "pretrained": "torchvision://resnet18",
+            "data_preprocessor": {
+                "type": "SegDataPreProcessor",
+                "mean": [123.675, 116.28, 103.53],
+                "std": [58.395, 57.12, 57.375],
+                "bgr_to_rgb": True,
+                "pad_val": 0,
+                "seg_pad_val": 255,
+                "size": CROP,
+            },
+            "backbone": {"type": "ResNetV1c", "depth": 18, "base_channels": 8, "stem_channels": 8, "norm_cfg": norm},
+            "decode_head": {
+                "type": "UPerHead",
+                "in_channels": [8, 16, 32, 64],
+                "in_index": [0, 1, 2, 3],
+                "pool_scales": (1, 2, 3, 6),
+                "channels": 16,
+                "dropout_ratio": 0.1,
+                "num_classes": len(CLASSES),
+                "norm_cfg": norm,
+                "align_corners": False,
+                "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
+            },
+            "auxiliary_head": {
+                "type": "FCNHead",
+                "in_channels": 32,
+                "in_index": 2,
+                "channels": 8,
+                "num_convs": 1,
+                "concat_input": False,
+                "num_classes": len(CLASSES),
+                "norm_cfg": norm,
+                "align_corners": False,
+                "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 0.4},
+            },
+            "train_cfg": {},
+            "test_cfg": {"mode": "whole"},
+        },
+        "test_pipeline": pipeline,
+        "val_dataloader": loader,
+        "test_dataloader": loader,
+        "test_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"]},
+        "test_cfg": {"type": "TestLoop"},
+    }
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real data and checkpoints beside the checkout."""
+    if not (SHARED / "checkpoints" / "camvid_upernet_r18.pth").is_file() or not (SHARED / "data" / "camvid").is_dir():
+        pytest.skip("there is no folder 'shared' with data/camvid and checkpoints beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def labelled_root(tmp_path_factory):
+    """Six labelled pictures of different sizes in mmseg's layout."""
+    root = tmp_path_factory.mktemp("labelled")
+    random = np.random.default_rng(5)
+    for part in ("img_dir", "ann_dir"):
+        (root / part / "val").mkdir(parents=True)
+    for index, (height, width) in enumerate(IMAGE_SIZES):
+        image, label = shapes_image(random, height, width)
+        cv2.imwrite(str(root / "img_dir" / "val" / f"{index}.png"), image[..., ::-1])
+        cv2.imwrite(str(root / "ann_dir" / "val" / f"{index}.png"), label)
+    return root
+
+
+@pytest.fixture(scope="session")
+def images_folder(labelled_root):
+    """The pictures of the labelled set."""
+    return labelled_root / "img_dir" / "val"
+
+
+@pytest.fixture(scope="session")
+def config_values(labelled_root):
+    """The tiny model's config; a test that changes it takes a deep copy."""
+    return mmseg_config(labelled_root)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_path(config_values, tmp_path_factory):
+    """A checkpoint with the layout of MMEngine's, trained for some seconds so that its masks have regions."""
+    import torch
+    from mmengine.config import Config
+    from mmengine.model import revert_sync_batchnorm
+
+    from segdeploy.core.mmseg import load_mmseg
+
+    load_mmseg()
+    from mmseg.registry import MODELS
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = revert_sync_batchnorm(MODELS.build(Config(copy.deepcopy(config_values)).model))
+        _train(model)
+    meta = {
+        "cfg": Config(copy.deepcopy(config_values)).pretty_text,
+        "dataset_meta": {"classes": CLASSES, "palette": PALETTE, "label_map": None, "reduce_zero_label": False},
+        "epoch": 1,
+        "iter": 60,
+    }
+    path = tmp_path_factory.mktemp("run") / "tiny.pth"
+    torch.save({"meta": meta, "state_dict": model.state_dict()}, path)
+    return path
+
+
+def _train(model):
+    import torch
+    from torch.nn import functional
+
+    random = np.random.default_rng(1)
+    pairs = [shapes_image(random, *CROP) for _ in range(32)]
+    mean, std = model.data_preprocessor.mean, model.data_preprocessor.std
+    images = (torch.tensor(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2) - mean) / std
+    labels = torch.tensor(np.stack([label for _, label in pairs])).long()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    model.train()
+    for step in range(60):
+        chosen = slice(8 * step % 32, 8 * step % 32 + 8)
+        logits = model.decode_head(model.extract_feat(images[chosen]))
+        full = functional.interpolate(logits, size=CROP, mode="bilinear")
+        loss = functional.cross_entropy(full, labels[chosen], ignore_index=255)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.eval()
+    with torch.no_grad():
+        masks = model.decode_head(model.extract_feat(images[:4])).argmax(1)
+    assert len(masks.unique()) >= 4, "the fixture's masks must have regions of several classes"
+
+
+@pytest.fixture(scope="session")
+def eager(checkpoint_path):
+    """The reference session of the tiny checkpoint."""
+    from segdeploy.runtime import open_session
+    from segdeploy.runtime.open import eager_artifact
+
+    with open_session(eager_artifact(checkpoint_path), "cpu") as session:
+        yield session
+
+
+@pytest.fixture(scope="session")
+def mmseg_model(checkpoint_path):
+    """The tiny model as mmseg itself loads it, by none of segdeploy's code."""
+    import torch
+    from mmengine.config import Config
+    from mmengine.model import revert_sync_batchnorm
+
+    from segdeploy.core.mmseg import load_mmseg
+
+    load_mmseg()
+    from mmseg.apis import init_model
+
+    text = torch.load(checkpoint_path, weights_only=True)["meta"]["cfg"]
+    return revert_sync_batchnorm(init_model(Config.fromstring(text, ".py"), str(checkpoint_path), device="cpu"))
+
+
+def _export(checkpoint_path, fmt, folder, **shapes):
+    from segdeploy.core.checkpoint import load_checkpoint
+    from segdeploy.export.export import Options, export_model
+    from segdeploy.export.shapes import choose_shapes
+
+    chosen = choose_shapes(CROP, tensorrt=fmt == "tensorrt", **{"largest": "256x256", **shapes})
+    options = Options(targets=("sm89",)) if fmt == "tensorrt" else Options()
+    return export_model(load_checkpoint(checkpoint_path), fmt, folder, name="tiny", shapes=chosen, options=options)
+
+
+@pytest.fixture(scope="session")
+def export_tiny(checkpoint_path):
+    """Exports the tiny checkpoint: (format, folder, what choose_shapes takes) -> Artifact."""
+    return lambda fmt, folder, **shapes: _export(checkpoint_path, fmt, folder, **shapes)
+
+
+@pytest.fixture(scope="session")
+def onnx_artifact(export_tiny, tmp_path_factory):
+    """A dynamic ONNX artifact. Never changed by a test: those take ``copied``."""
+    return export_tiny("onnx", tmp_path_factory.mktemp("exports") / "tiny" / "onnx-fp32")
+
+
+@pytest.fixture(scope="session")
+def torchscript_artifact(export_tiny, tmp_path_factory):
+    """A dynamic TorchScript artifact."""
+    return export_tiny("torchscript", tmp_path_factory.mktemp("exports") / "tiny" / "torchscript-fp32")
+
+
+@pytest.fixture(scope="session")
+def tensorrt_artifact(export_tiny, tmp_path_factory):
+    """A real engine for sm89, compiled without a GPU."""
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        pytest.skip("tensorrt_rtx, which compiles engines without a GPU, is not installed")
+    return export_tiny("tensorrt", tmp_path_factory.mktemp("exports") / "tiny" / "tensorrt-fp32")
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Copies an artifact, so that a test may change it."""
+    from segdeploy.core.artifact import open_artifact
+
+    def copy_artifact(artifact, name="copy"):
+        return open_artifact(Path(shutil.copytree(artifact.folder, tmp_path / name)))
+
+    return copy_artifact
+
+
+@pytest.fixture
+def main(tmp_path, monkeypatch, capsys):
+    """Runs ``segdeploy ARGUMENTS`` in a folder of its own."""
+    from segdeploy.cli.main import main as entry
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["segdeploy", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            entry()
+        except SystemExit as end:
+            status = end.code or 0
+        captured = capsys.readouterr()
+        return Ended(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def one_line():
+    """Holds an ended run to the contract of an error: exit 1, and one line of expected, got and fix."""
+
+    def check(ended, *words, status=1):
+        lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+        assert ended.status == status, ended
+        assert len(lines) == 1, ended.err
+        assert "Traceback" not in ended.err
+        assert lines[0].startswith("error: expected ")
+        assert "; got " in lines[0]
+        assert lines[0].count("; ") >= 2, lines[0]
+        for word in words:
+            assert str(word) in lines[0], lines[0]
+
+    return check
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Runs code in a fresh interpreter in which some packages cannot be imported; gives what it printed as JSON."""
+
+    def run(code, *, blocked=()):
+        script = f"""
+import importlib.abc, json, sys
+BLOCKED = {tuple(blocked)!r}
+
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", script + textwrap.dedent(code)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
