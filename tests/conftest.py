@@ -239,6 +239,38 @@ def mmseg_model(checkpoint_path):
     return revert_sync_batchnorm(init_model(Config.fromstring(text, ".py"), str(checkpoint_path), device="cpu"))
 
 
+@pytest.fixture(scope="session")
+def make_manifest():
+    """Makes manifests by hand: any field can be given."""
+    import msgspec
+
+    from segdeploy.core import manifest as m
+
+    axes = (m.Bounds(min=1, opt=1, max=4), m.Bounds(min=8, opt=16, max=64), m.Bounds(min=8, opt=24, max=64), 3)
+    whole = m.Manifest(
+        schema=1,
+        name="hand",
+        format="onnx",
+        precision="fp32",
+        files=(),
+        input=m.InputSpec(name="image", dtype="uint8", layout="NHWC", shape=axes),
+        outputs=(
+            m.OutputSpec(name="mask", dtype="uint8", layout="NHW"),
+            m.OutputSpec(name="logits", dtype="float32", layout="NKhw"),
+        ),
+        preprocess=m.Preprocess(color="rgb", mean=(1.0, 2.0, 3.0), std=(1.0,) * 3, resize=m.Resize(mode="none")),
+        postprocess=m.Postprocess(resize="bilinear", align_corners=False, reduce="argmax"),
+        inference=m.Inference(mode="whole"),
+        classes=("a", "b", "c"),
+        palette=((0, 0, 0), (9, 0, 0), (0, 9, 0)),
+        ignore_index=255,
+        reduce_zero_label=False,
+        lineage=m.Lineage(checkpoint_sha256="c" * 64, config_sha256="d" * 64),
+        toolchain=m.Toolchain(segdeploy="0", python="3"),
+    )
+    return lambda **changes: msgspec.structs.replace(whole, **changes)
+
+
 def _export(checkpoint_path, fmt, folder, **shapes):
     from segdeploy.core.checkpoint import load_checkpoint
     from segdeploy.export.export import Options, export_model

@@ -7,6 +7,7 @@ SegdeployError                 exit 1
 ├── ArtifactError              an exported artifact that is missing, altered, or not for this machine
 ├── BackendError               a backend that is unknown or cannot run here
 │   └── MissingExtraError      a backend whose packages are not installed
+├── DivergedError              a training whose loss is no finite number any more
 ├── ExportError                a model that cannot be exported as asked
 ├── ServeError                 the server did not start, or answered wrongly
 ├── GateFailed                 exit 3: a gate (parity, regression) said no
@@ -70,6 +71,10 @@ class MissingExtraError(BackendError):
             got="it is not installed",
             fix=f"run: pip install 'segdeploy[{extra}]'",
         )
+
+
+class DivergedError(SegdeployError):
+    """A training whose loss is no finite number any more."""
 
 
 class ExportError(SegdeployError):

@@ -6,6 +6,7 @@ Axes: H, W of an image; K classes; h, w of logits.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -84,13 +85,24 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def network_size(height: int, width: int, resize: Resize) -> tuple[int, int]:
-    """The (height, width) that an image is brought to, as ``mmcv.imrescale`` computes it."""
+    """The (height, width) that an image is brought to, as ``mmcv.imrescale`` computes it.
+
+    Raises:
+        InputError: so narrow an image that nothing is left of its shorter side.
+    """
     if resize.mode == "none" or resize.scale is None:
         return height, width
     if resize.mode == "exact":
         return resize.scale[1], resize.scale[0]
     factor = min(max(resize.scale) / max(height, width), min(resize.scale) / min(height, width))
-    return int(height * factor + 0.5), int(width * factor + 0.5)
+    size = int(height * factor + 0.5), int(width * factor + 0.5)
+    if not min(size):
+        raise InputError(
+            expected=f"an image that can be fitted within {resize.scale[0]}x{resize.scale[1]}",
+            got=f"one of {width}x{height}",
+            fix="cut it into parts",
+        )
+    return size
 
 
 def resize_image(image: Image, height: int, width: int) -> Image:
@@ -177,13 +189,21 @@ def _check_size(data: bytes, source: str) -> None:
     from PIL import UnidentifiedImageError
 
     try:
-        with Pillow.open(io.BytesIO(data)) as picture:
-            width, height = picture.size
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Pillow.DecompressionBombError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
+            with Pillow.open(io.BytesIO(data)) as picture:
+                width, height = picture.size
+    except Pillow.DecompressionBombError as error:  # Pillow's own limit lies above ours, and hides the size
+        raise _too_large(source, str(error).split(",", maxsplit=1)[0]) from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         return  # the decoder has the last word
     if width * height > _LARGEST_IMAGE_PIXELS:
-        raise InputError(
-            expected=f"at most {_LARGEST_IMAGE_PIXELS // 1_000_000} megapixels in {source}",
-            got=f"{width}x{height}",
-            fix="scale the image down first",
-        )
+        raise _too_large(source, f"{width}x{height}")
+
+
+def _too_large(source: str, got: str) -> InputError:
+    return InputError(
+        expected=f"at most {_LARGEST_IMAGE_PIXELS // 1_000_000} megapixels in {source}",
+        got=got,
+        fix="scale the image down first",
+    )

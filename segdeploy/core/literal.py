@@ -19,13 +19,17 @@ def parse_config_text(text: str, source: str) -> dict[str, Any]:
         ConfigError: for anything that is not a literal, with its line.
     """
     try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError) as error:
+        return _assignments(ast.parse(text), source)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        # Python's parser says MemoryError of what is nested too deep, as a damaged or hostile text can be.
         raise ConfigError(
             expected=f"a config as MMEngine writes it in {source}",
-            got=f"a syntax error: {error}",
+            got=f"text that cannot be read ({type(error).__name__}: {error})",
             fix="pass --config FILE",
         ) from error
+
+
+def _assignments(tree: ast.Module, source: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
     for node in tree.body:
         if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
@@ -34,7 +38,7 @@ def parse_config_text(text: str, source: str) -> dict[str, Any]:
     return names
 
 
-def _literal(node: ast.expr, source: str) -> Any:  # noqa: C901, PLR0911  one case a kind of literal
+def _literal(node: ast.expr, source: str) -> Any:  # noqa: C901, PLR0911, PLR0912  one case a kind of literal
     match node:
         case ast.Constant():
             return node.value
@@ -62,6 +66,9 @@ def _literal(node: ast.expr, source: str) -> Any:  # noqa: C901, PLR0911  one ca
             if any(keyword.arg is None for keyword in node.keywords):
                 raise _not_literal(node, source)
             return {keyword.arg: _literal(keyword.value, source) for keyword in node.keywords}
+        case ast.Call(func=ast.Name(id="dict"), args=[ast.Dict() as only], keywords=[]):
+            # How MMEngine writes a dict whose keys are no identifiers, such as those of paramwise_cfg's custom_keys.
+            return _literal(only, source)
         case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value=str() as word)], keywords=[]):
             return float(word)
         case _:

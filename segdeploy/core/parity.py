@@ -25,6 +25,9 @@ TOLERANCES: dict[Precision, Tolerance] = {
     "int8": Tolerance(logits_max_abs=5e-1, mask_agreement=0.95),
 }
 
+# Stands for an infinite error: JSON has no infinity, and a verdict must be readable again.
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -51,13 +54,13 @@ class ShapeComparison:
         self._logits = self._pixels = self._differ = 0
 
     def add(self, reference: Outputs, candidate: Outputs) -> None:
-        """Compare one batch. NaN or Inf in the candidate counts as an infinite error."""
+        """Compare one batch. NaN or Inf on either side counts as the largest error there is."""
         error = np.abs(candidate.logits.astype(np.float64) - reference.logits)
-        error = np.where(np.isfinite(error), error, np.inf)
+        error = np.where(np.isfinite(error), error, _LARGEST)
         self._max_abs = max(self._max_abs, float(error.max()))
         self._sum_abs += float(error.sum())
         self._logits += error.size
-        self._scale = max(self._scale, float(np.abs(reference.logits).max()))
+        self._scale = max(self._scale, min(float(np.abs(reference.logits).max()), _LARGEST))
         flipped = reference.mask != candidate.mask
         self._differ += int(flipped.sum())
         self._pixels += flipped.size
@@ -93,7 +96,7 @@ class ShapeComparison:
             if where.any():
                 full = resize_logits(logits[None], *self._shape[1:], align_corners=self._align_corners)[0][:, where]
                 top = np.partition(full, -2, axis=0)[-2:]
-                largest = max(largest, float((top[1] - top[0]).max()))
+                largest = max(largest, min(float((top[1] - top[0]).max()), _LARGEST))
         return largest
 
 

@@ -75,7 +75,7 @@ class Predictor:
             masks = predict_batch(self._session, images)[: len(items)]
         except InputError as error:  # a size that the artifact does not take: all of the group have it
             return {index: _refusal(error) for index, _ in items}
-        except Exception:
+        except Exception:  # noqa: BLE001  whatever the runtime raises, the other requests of the batch still get their answers
             _log.exception("prediction failed")
             text = "the model failed on this image; the server's log says why"
             return {index: Answer(500, text.encode(), "text/plain", "Prediction failed") for index, _ in items}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -34,11 +35,13 @@ _LARGEST_MESSAGE_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Ports:
-    """Of TorchServe's three interfaces, all on one address."""
+    """Of TorchServe's interfaces; two servers on one machine may share none of them, the unused gRPC ones included."""
 
     inference: int = DEFAULT_PORT
     management: int = DEFAULT_PORT + 1
     metrics: int = DEFAULT_PORT + 2
+    grpc_inference: int = 7070
+    grpc_management: int = 7071
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,10 @@ def write_config(archive: Path, settings: Settings, ports: Ports, path: Path) ->
         "inference_address": f"http://{settings.host}:{ports.inference}",
         "management_address": f"http://{HOST}:{ports.management}",
         "metrics_address": f"http://{HOST}:{ports.metrics}",
+        "grpc_inference_address": HOST,
+        "grpc_management_address": HOST,
+        "grpc_inference_port": str(ports.grpc_inference),
+        "grpc_management_port": str(ports.grpc_management),
         # Tokens expire after an hour and live in a file of the working folder. On loopback nobody else can ask.
         "disable_token_authorization": "true",
         "enable_model_api": "false",
@@ -199,10 +206,10 @@ def _wait_until_ready(process: subprocess.Popen[bytes], name: str, ports: Ports,
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise ServeError(expected="a running TorchServe", got=_reason(log), fix="run: segdeploy doctor")
-        if "Worker disconnected" in (text := log.read_text(errors="replace")) or "W-9000" in text and "died" in text:
+        if "Worker disconnected" in log.read_text(errors="replace"):
             raise ServeError(expected=f"a worker with the model '{name}'", got=_reason(log), fix="run: segdeploy doctor")
         try:
-            with urllib.request.urlopen(url, timeout=5) as response:  # noqa: S310  our own server on loopback
+            with urllib.request.urlopen(url, timeout=5) as response:
                 models = json.load(response)
         except (OSError, ValueError):
             models = []
@@ -215,10 +222,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], name: str, ports: Ports,
 
 
 def _reason(log: Path) -> str:
-    """The line of the log that says most: the last error of the worker, else the last line."""
+    """The line of the log that says most: what the worker's Python raised, else the first error, else the last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if "Error" in line or "error: " in line or "Exception" in line]
-    return (told or lines or ["no output"])[-1][-300:]
+    errors = [line for line in lines if re.search(r"(Error|Exception)\b.*:", line)]
+    raised = [line for line in errors if "MODEL_LOG" in line]
+    return ([*raised[-1:], *errors[:1], *lines[-1:]] or ["no output"])[0][-300:]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -239,7 +247,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _free_ports(port: int | None, host: str) -> Ports:
     with contextlib.ExitStack() as stack:
         found = []
-        for wanted, address in ((port or 0, host), (0, HOST), (0, HOST)):
+        for wanted, address in ((port or 0, host), *[(0, HOST)] * 4):
             probe = stack.enter_context(socket.socket())
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

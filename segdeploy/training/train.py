@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segdeploy.core.checkpoint import load_checkpoint
-from segdeploy.core.errors import CheckpointError, ConfigError, InputError, SegdeployError
+from segdeploy.core.errors import CheckpointError, ConfigError, DivergedError, InputError
 from segdeploy.core.files import write_file
 from segdeploy.core.mmseg import load_mmseg
 from segdeploy.core.progress import Advance, progress_bar
@@ -22,10 +22,6 @@ from segdeploy.core.targets import WORK_DIRS
 from segdeploy.training.configs import load_config
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-
-
-class DivergedError(SegdeployError):
-    """The loss is no finite number any more."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from segdeploy.core.checkpoint import load_checkpoint
-from segdeploy.core.errors import CheckpointError, ConfigError, InputError
-from segdeploy.training.train import DivergedError, _whole_files, train
+from segdeploy.core.errors import CheckpointError, ConfigError, DivergedError, InputError
+from segdeploy.training.train import _whole_files, train
 
 CONFIG = "upernet_r18_synthetic"
 

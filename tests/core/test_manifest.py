@@ -1,0 +1,99 @@
+import json
+
+import pytest
+
+from segdeploy.core.errors import ArtifactError
+from segdeploy.core.manifest import Bounds, Parity, ShapeParity, Target, Tolerance, decode_manifest, encode_manifest
+
+
+def full(make_manifest):
+    shape = ShapeParity(
+        shape=(1, 16, 24),
+        images=2,
+        logits_max_abs=1e-6,
+        logits_mean_abs=1e-7,
+        logits_scale=3.5,
+        mask_agreement=1.0,
+        pixels_differ=0,
+        flip_margin_max=0.0,
+        verdict="passed",
+    )
+    parity = Parity(
+        reference="eager",
+        inputs="2 images",
+        device="cpu",
+        tolerance=Tolerance(logits_max_abs=1e-4, mask_agreement=0.9999),
+        shapes=(shape,),
+        verdict="passed",
+    )
+    return make_manifest(target=Target(device="cuda", compute_capability="sm89"), parity=parity)
+
+
+def test_round_trip(make_manifest):
+    """What is written is read back equal, as JSON that people can read."""
+    manifest = full(make_manifest)
+    data = encode_manifest(manifest)
+    assert data.endswith(b"}\n")
+    assert b'\n  "schema": 1,' in data
+    assert decode_manifest(data, "x") == manifest
+    assert json.loads(data)["input"]["shape"] == [
+        {"min": 1, "opt": 1, "max": 4},
+        {"min": 8, "opt": 16, "max": 64},
+        {"min": 8, "opt": 24, "max": 64},
+        3,
+    ]
+    assert manifest.input.shape[0] == Bounds(min=1, opt=1, max=4)
+
+
+def set_at(values, path, value):
+    for key in path[:-1]:
+        values = values[key]
+    values[path[-1]] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("surprise",), 1),
+        (("preprocess", "surprise"), 1),
+        (("parity", "shapes", 0, "surprise"), 1),
+        (("format",), "caffe"),
+        (("parity", "verdict"), "perfect"),
+        (("input", "shape", 0), "any"),
+        (("palette", 1), [1, 2]),
+        (("name",), None),
+    ],
+)
+def test_a_wrong_field_is_named(make_manifest, path, value):
+    """An unknown field, an unknown word, a wrong type: an ArtifactError that names the field and the file, in one line."""
+    values = json.loads(encode_manifest(full(make_manifest)))
+    set_at(values, path, value)
+    with pytest.raises(ArtifactError, match="x/manifest.json") as caught:
+        decode_manifest(json.dumps(values).encode(), "x/manifest.json")
+    text = str(caught.value)
+    named = [part for part in path if isinstance(part, str)]
+    assert named[-1] in text
+    assert "\n" not in text
+
+
+def test_a_missing_field_is_named(make_manifest):
+    """A field that is not there is named too."""
+    values = json.loads(encode_manifest(make_manifest()))
+    del values["classes"]
+    with pytest.raises(ArtifactError, match="classes"):
+        decode_manifest(json.dumps(values).encode(), "x")
+
+
+@pytest.mark.parametrize("schema", [0, 2, "1", 1.5])
+def test_another_schema(make_manifest, schema):
+    """A manifest of another schema says so, not which of its fields is strange."""
+    values = {"schema": schema, "new_field": True}
+    with pytest.raises(ArtifactError, match="of schema 1"):
+        decode_manifest(json.dumps(values).encode(), "x")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}"])
+def test_no_manifest(data):
+    """Text that is no JSON, or no manifest, is an ArtifactError."""
+    with pytest.raises(ArtifactError, match="a valid manifest"):
+        decode_manifest(data, "x")

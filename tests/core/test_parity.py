@@ -1,0 +1,143 @@
+import msgspec
+import numpy as np
+import pytest
+
+from segdeploy.core.manifest import ShapeParity, Tolerance
+from segdeploy.core.parity import Outputs, ShapeComparison, overall
+
+SHAPE = (2, 32, 48)
+TOLERANCE = Tolerance(logits_max_abs=1e-4, mask_agreement=0.9999)
+
+
+def masks(logits):
+    """The masks that belong to logits, by torch."""
+    import torch
+
+    full = torch.nn.functional.interpolate(torch.tensor(logits), SHAPE[1:], mode="bilinear", align_corners=False)
+    return full.argmax(1).to(torch.uint8).numpy()
+
+
+@pytest.fixture
+def outputs():
+    logits = np.random.default_rng(0).normal(0, 3, (SHAPE[0], 4, 8, 12)).astype(np.float32)
+    return Outputs(masks(logits), logits)
+
+
+def compare(reference, candidate, tolerance=TOLERANCE):
+    comparison = ShapeComparison(SHAPE, tolerance, align_corners=False)
+    comparison.add(reference, candidate)
+    return comparison.result()
+
+
+def test_equal_outputs_pass(outputs):
+    """No difference: all figures are zero."""
+    result = compare(outputs, outputs)
+    assert result.verdict == "passed"
+    assert (result.logits_max_abs, result.logits_mean_abs, result.pixels_differ, result.flip_margin_max) == (0, 0, 0, 0)
+    assert result.mask_agreement == 1
+    assert result.images == 2
+    assert result.logits_scale == pytest.approx(float(np.abs(outputs.logits).max()))
+
+
+def test_rounding_passes(outputs):
+    """Noise of float32's rounding, with the flips that it causes itself, is no fault."""
+    noise = np.random.default_rng(1).normal(0, 1e-6, outputs.logits.shape).astype(np.float32)
+    logits = outputs.logits + noise
+    assert compare(outputs, Outputs(masks(logits), logits)).verdict == "passed"
+
+
+def test_the_figures_are_the_differences(outputs):
+    """Largest, mean, share and count are what numpy says of the same arrays."""
+    noise = np.random.default_rng(1).normal(0, 1, outputs.logits.shape).astype(np.float32)
+    other = Outputs(masks(outputs.logits + noise), outputs.logits + noise)
+    result = compare(outputs, other)
+    error = np.abs((outputs.logits + noise).astype(np.float64) - outputs.logits)
+    assert result.verdict == "failed"
+    assert result.logits_max_abs == pytest.approx(error.max())
+    assert result.logits_mean_abs == pytest.approx(error.mean())
+    assert result.pixels_differ == int((outputs.mask != other.mask).sum())
+    assert result.mask_agreement == pytest.approx(float((outputs.mask == other.mask).mean()))
+
+
+def test_one_logit_out_of_tolerance_fails(outputs):
+    """A single logit is enough, the tolerance being relative to the largest."""
+    scale = float(np.abs(outputs.logits).max())
+    for factor, verdict in ((0.9, "passed"), (1.2, "failed")):
+        logits = outputs.logits.copy()
+        logits[1, 2, 3, 4] += factor * 1e-4 * scale
+        assert compare(outputs, Outputs(outputs.mask, logits)).verdict == verdict
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_fail(outputs, value):
+    """A logit that is no number is an error beyond all bounds, even where the mask is right; the verdict can be read again."""
+    logits = outputs.logits.copy()
+    logits[0, 0, 0, 0] = value
+    result = compare(outputs, Outputs(outputs.mask, logits))
+    assert result.verdict == "failed"
+    assert result.logits_max_abs > 1e38
+    assert msgspec.json.decode(msgspec.json.encode(result), type=ShapeParity) == result
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_in_the_reference_fails(outputs, value):
+    """A reference that is no number proves nothing: the verdict is no pass, even where the candidate has the same."""
+    logits = outputs.logits.copy()
+    logits[0, 0, 0, 0] = value
+    broken = Outputs(outputs.mask, logits)
+    for candidate in (broken, outputs, Outputs((outputs.mask + 1) % 4, logits)):
+        result = compare(broken, candidate)
+        assert result.verdict == "failed"
+        assert msgspec.json.decode(msgspec.json.encode(result), type=ShapeParity) == result
+
+
+def test_one_confident_pixel_that_flips_fails(outputs):
+    """Equal logits cannot explain a flip where the reference was sure: the mask was made in another way."""
+    import torch
+
+    full = torch.nn.functional.interpolate(torch.tensor(outputs.logits), SHAPE[1:], mode="bilinear")[0]
+    top = full.topk(2, dim=0).values
+    margin = top[0] - top[1]
+    y, x = np.unravel_index(int(margin.argmax()), margin.shape)
+    mask = outputs.mask.copy()
+    mask[0, y, x] = (mask[0, y, x] + 1) % 4
+    result = compare(outputs, Outputs(mask, outputs.logits))
+    assert result.verdict == "failed"
+    assert result.pixels_differ == 1
+    assert result.mask_agreement > 0.9996
+    assert result.flip_margin_max == pytest.approx(float(margin.max()), rel=1e-5)
+
+
+def test_too_many_flips_fail(outputs):
+    """Below the least agreement the verdict is no, whatever the margins are."""
+    mask = (outputs.mask + 1) % 4
+    flat = Outputs(outputs.mask, np.zeros_like(outputs.logits))
+    assert compare(flat, Outputs(mask.astype(np.uint8), flat.logits)).verdict == "failed"
+
+
+def test_batches_add_up(outputs):
+    """Two batches give the worst of both and the mean over both."""
+    logits = outputs.logits + np.float32(0.5)
+    comparison = ShapeComparison(SHAPE, TOLERANCE, align_corners=False)
+    comparison.add(outputs, outputs)
+    comparison.add(outputs, Outputs(outputs.mask, logits))
+    result = comparison.result()
+    assert result.images == 4
+    assert result.logits_max_abs == pytest.approx(0.5, rel=1e-5)
+    assert result.logits_mean_abs == pytest.approx(0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([], "skipped"),
+        (["passed", "passed"], "passed"),
+        (["passed", "skipped"], "skipped"),
+        (["skipped", "undecided", "passed"], "undecided"),
+        (["undecided", "failed", "passed"], "failed"),
+    ],
+)
+def test_the_worst_verdict_counts(verdicts, expected):
+    """What was skipped is never counted as passed."""
+    assert overall(verdicts) == expected

@@ -1,0 +1,39 @@
+"""Encoded images of several sizes, and one running TorchServe."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+SIZES = ((75, 100), (64, 96), (64, 96), (120, 80), (49, 41), (64, 96))
+
+
+@pytest.fixture(scope="session")
+def encoded():
+    """PNG files of pictures with colours, three of one size and three of others."""
+    random = np.random.default_rng(3)
+    files = []
+    for height, width in SIZES:
+        blocks = random.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+        picture = cv2.resize(blocks, (width, height), interpolation=cv2.INTER_NEAREST)
+        files.append(bytes(cv2.imencode(".png", picture)[1]))
+    return files
+
+
+@pytest.fixture(scope="session")
+def archive(onnx_artifact, tmp_path_factory):
+    """The tiny ONNX artifact, packed."""
+    pytest.importorskip("model_archiver", reason="torch-model-archiver is not installed")
+    from segdeploy.serve.archive import pack
+
+    return pack(onnx_artifact, name="tiny-1.x", out=tmp_path_factory.mktemp("store"), unverified=True)
+
+
+@pytest.fixture(scope="session")
+def onnx_session(onnx_artifact):
+    """The packed model in this process: what the server is held against."""
+    from segdeploy.runtime import open_session
+
+    with open_session(onnx_artifact, "cpu") as session:
+        yield session

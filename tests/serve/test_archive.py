@@ -1,0 +1,70 @@
+"""The archive: what is in it, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+
+import msgspec
+import pytest
+
+from segdeploy.core.artifact import record_parity
+from segdeploy.core.errors import ArtifactError, InputError
+from segdeploy.core.manifest import Parity, Tolerance
+from segdeploy.serve.archive import HANDLER, pack
+
+
+def verdict(word):
+    return Parity(
+        reference="test",
+        inputs="none",
+        device="cpu",
+        tolerance=Tolerance(logits_max_abs=1e-4, mask_agreement=1.0),
+        shapes=(),
+        verdict=word,
+    )
+
+
+def test_archive_holds_the_artifact_and_the_handler_unchanged(archive, onnx_artifact):
+    """The .mar has the model, its manifest and the handler, byte for byte."""
+    with zipfile.ZipFile(archive) as packed:
+        content = {name: packed.read(name) for name in packed.namelist()}
+    assert hashlib.sha256(content["model.onnx"]).hexdigest() == onnx_artifact.manifest.files[0].sha256
+    assert content["manifest.json"] == (onnx_artifact.folder / "manifest.json").read_bytes()
+    assert content["handler.py"] == HANDLER.read_bytes()
+    told = json.loads(content["MAR-INF/MANIFEST.json"])
+    assert told["model"]["modelName"] == "tiny-1.x"
+    assert told["model"]["serializedFile"] == "model.onnx"
+
+
+@pytest.mark.parametrize("word", ["failed", "undecided", "skipped", None])
+def test_only_a_passed_artifact_is_packed(copied, onnx_artifact, tmp_path, word):
+    """Without a passed verdict nothing is packed and nothing is left behind."""
+    artifact = copied(onnx_artifact)
+    if word:
+        artifact = record_parity(artifact, verdict(word))
+    with pytest.raises(ArtifactError, match=word or "never verified"):
+        pack(artifact, name="tiny", out=tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_passed_artifact_is_packed_without_being_told_to(copied, onnx_artifact, tmp_path):
+    """A passed verdict is all that it takes."""
+    artifact = record_parity(copied(onnx_artifact), verdict("passed"))
+    made = pack(artifact, name="tiny", out=tmp_path / "store")
+    assert [path.name for path in made.parent.iterdir()] == ["tiny.mar"]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "../a", "-a", "ä"])
+def test_names_that_torchserve_does_not_take_are_refused(onnx_artifact, tmp_path, name):
+    """A model's name becomes part of a URL and of a file's name."""
+    with pytest.raises(InputError, match="letters"):
+        pack(onnx_artifact, name=name, out=tmp_path, unverified=True)
+
+
+def test_a_checkpoint_is_not_an_archive(onnx_artifact, tmp_path):
+    """What was not exported cannot be packed, verified or not."""
+    eager = type(onnx_artifact)(onnx_artifact.folder, msgspec.structs.replace(onnx_artifact.manifest, format="eager"))
+    with pytest.raises(ArtifactError, match="export it first"):
+        pack(eager, name="tiny", out=tmp_path, unverified=True)

@@ -1,0 +1,118 @@
+"""The predictor and the handler, without a server."""
+
+from __future__ import annotations
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segdeploy.core.imaging import decode_image
+from segdeploy.runtime.predictor import predict_labels
+from segdeploy.serve.handler import SegmentationHandler
+from segdeploy.serve.predictor import Predictor
+
+
+def labels_of(png):
+    with Image.open(io.BytesIO(png)) as picture:
+        return np.array(picture)
+
+
+class CountingSession:
+    """A real session that notes the shape of every batch, and can be told to fail at one."""
+
+    def __init__(self, session, fail_at=None):
+        self.artifact = session.artifact
+        self._session = session
+        self._fail_at = fail_at
+        self.batches = []
+
+    def run(self, images, *, logits=False):
+        self.batches.append(images.shape[:3])
+        if images.shape[1:3] == self._fail_at:
+            raise RuntimeError("out of memory: größer")
+        return self._session.run(images, logits=logits)
+
+
+def test_every_answer_is_the_mask_of_its_own_image(onnx_session, encoded):
+    """Grouping by size changes neither the order nor a pixel."""
+    answers = Predictor(onnx_session).answer(encoded)
+    for body, answer in zip(encoded, answers, strict=True):
+        assert (answer.status, answer.content_type) == (200, "image/png")
+        assert np.array_equal(labels_of(answer.body), predict_labels(onnx_session, decode_image(body, "test")))
+
+
+def test_images_of_one_network_size_run_as_one_batch(onnx_session, encoded):
+    """Three of the six images share a size, so four batches are enough."""
+    session = CountingSession(onnx_session)
+    Predictor(session).answer(encoded)
+    assert sorted(count for count, _, _ in session.batches) == [1, 1, 1, 3]
+
+
+def test_a_batch_is_never_larger_than_the_artifact_takes(onnx_session, encoded):
+    """The artifact takes 16: twenty images run as two batches."""
+    session = CountingSession(onnx_session)
+    answers = Predictor(session).answer([encoded[1]] * 20)
+    assert [count for count, _, _ in session.batches] == [16, 4]
+    assert len(answers) == 20
+
+
+@pytest.mark.parametrize("bad", [b"", b"no image", b"\xff\xd8\xff\xe0 a JPEG that ends"])
+def test_a_bad_image_fails_alone(onnx_session, encoded, bad):
+    """Its neighbours in the batch are answered as if it were not there."""
+    answers = Predictor(onnx_session).answer([encoded[1], bad, encoded[2]])
+    assert [answer.status for answer in answers] == [200, 422, 200]
+    assert answers[1].body.startswith(b"expected an image")
+    assert answers[1].phrase.isascii()
+
+
+def test_a_size_that_the_artifact_does_not_take_is_the_callers_error(onnx_session, encoded):
+    """A picture so flat that its resized height is below the minimum is refused with the bounds."""
+    flat = bytes(_png(2, 400))
+    answers = Predictor(onnx_session).answer([encoded[1], flat])
+    assert [answer.status for answer in answers] == [200, 422]
+    assert b"within 32.." in answers[1].body
+
+
+def test_a_failure_inside_the_model_is_500_for_its_group_only(onnx_session, encoded):
+    """An unexpected exception costs the images of its batch, and tells the caller nothing of the inside."""
+    answers = Predictor(CountingSession(onnx_session, fail_at=(64, 96))).answer(encoded)
+    failed = [answer for answer in answers if answer.status == 500]
+    assert len(failed) == 3
+    assert all(b"memory" not in answer.body and answer.phrase.isascii() for answer in failed)
+    assert sum(answer.status == 200 for answer in answers) == 3
+
+
+class FakeContext:
+    """What TorchServe hands to a handler."""
+
+    def __init__(self, model_dir):
+        self.system_properties = {"model_dir": str(model_dir), "gpu_id": None}
+        self.types, self.statuses = {}, {}
+
+    def set_response_content_type(self, index, value):
+        self.types[index] = value
+
+    def set_response_status(self, code, phrase, index):
+        self.statuses[index] = (code, phrase)
+
+
+def test_handler_translates_between_torchserve_and_the_predictor(onnx_artifact, onnx_session, encoded, tmp_path):
+    """One answer a request, whichever field its body is in, with its type and status set at its own index."""
+    folder = shutil.copytree(onnx_artifact.folder, tmp_path / "unpacked")
+    context = FakeContext(folder)
+    handler = SegmentationHandler()
+    handler.initialize(context)
+    answers = handler.handle([{"data": bytearray(encoded[0])}, {"body": b"?"}, {"body": encoded[3]}, {}], context)
+    assert len(answers) == 4
+    assert np.array_equal(labels_of(answers[2]), predict_labels(onnx_session, decode_image(encoded[3], "test")))
+    assert context.types == {0: "image/png", 1: "text/plain", 2: "image/png", 3: "text/plain"}
+    assert {index: code for index, (code, _) in context.statuses.items()} == {1: 422, 3: 422}
+
+
+def _png(height, width):
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height), (10, 200, 30)).save(stream, "PNG")
+    return stream.getvalue()
