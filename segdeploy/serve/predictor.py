@@ -57,11 +57,12 @@ class Predictor:
         for index, body in enumerate(bodies):
             try:
                 image = decode_image(body, "the request's body")
+                height, width = image.shape[:2]
+                size = network_size(height, width, self._manifest.preprocess.resize)
             except InputError as error:
                 answers[index] = _refusal(error)
                 continue
-            height, width = image.shape[:2]
-            groups[network_size(height, width, self._manifest.preprocess.resize)].append((index, image))
+            groups[size].append((index, image))
         for group in groups.values():
             for start in range(0, len(group), self._largest_batch):
                 answers.update(self._run(group[start : start + self._largest_batch]))

@@ -67,6 +67,7 @@ def test_labels_of_every_kind(tmp_path, mode):
     np.testing.assert_array_equal(read_label(tmp_path / "x.png"), values)
 
 
+@pytest.mark.filterwarnings("ignore:`reduce_zero_label`")
 def test_reduce_zero_label_is_mmsegs(tmp_path):
     """Zero becomes void, the others move down, void stays: as mmseg's own LoadAnnotations does it."""
     from segdeploy.core.mmseg import load_mmseg
