@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -173,7 +174,8 @@ def checkpoint_path(config_values, tmp_path_factory):
     load_mmseg()
     from mmseg.registry import MODELS
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of mmseg's, on its losses' defaults
         torch.manual_seed(0)
         model = revert_sync_batchnorm(MODELS.build(Config(copy.deepcopy(config_values)).model))
         _train(model)

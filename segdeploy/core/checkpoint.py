@@ -118,7 +118,7 @@ def _load_plain(path: Path) -> Mapping[str, Any]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             expected=f"a complete PyTorch checkpoint at '{path}'",
-            got=f"{path.stat().st_size} bytes that cannot be read ({str(error).splitlines()[0][:90]})",
+            got=f"{path.stat().st_size} bytes that cannot be read ({(str(error) or type(error).__name__).splitlines()[0][:90]})",
             fix=fix,
         ) from error
     if not isinstance(content, Mapping):

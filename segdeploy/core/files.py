@@ -44,7 +44,7 @@ def new_file(path: Path) -> Iterator[Path]:
         InputError: where the folder cannot be written.
     """
     with _writable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -64,7 +64,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         InputError: where the parent folder cannot be written.
     """
     with _writable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield temporary
@@ -100,6 +100,13 @@ def _writable(path: Path) -> Iterator[None]:
         raise InputError(
             expected=f"room to write '{path}'", got=str(error.strerror), fix="free some space or choose another place"
         ) from error
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # not a missing folder, which would be made: a file system that makes none
+        raise PermissionError(error.errno, "cannot be made there", error.filename) from error
 
 
 def _umask() -> int:

@@ -155,9 +155,8 @@ def test_a_malicious_pickle_runs_nothing(tmp_path, place, legacy):
     with pytest.raises(CheckpointError, match=r"tensors and plain data|cannot be read") as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
-    assert not legacy or "weights_only" not in str(caught.value)
-    if not legacy:
-        assert "system" in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+    assert "system" in str(caught.value)
     assert not created.exists()
 
 
@@ -166,10 +165,13 @@ def test_getattr_reaches_nothing_else(tmp_path):
     import torch
     from mmengine.logging import HistoryBuffer
 
-    for owner, name in ((torch, "load"), (HistoryBuffer, "__init__"), (HistoryBuffer.mean, "__globals__"), (os, "system")):
+    mean = Reaches(HistoryBuffer, "mean")
+    for owner, name in ((HistoryBuffer, "__init__"), (HistoryBuffer, "nope"), (np.ndarray, "tofile"), (mean, "__globals__")):
         torch.save({"state_dict": {"w": torch.ones(1)}, "evil": Reaches(owner, name)}, tmp_path / "evil.pth")
-        with pytest.raises(CheckpointError, match="an object of"):
+        with pytest.raises(CheckpointError):
             load_checkpoint(tmp_path / "evil.pth")
+    torch.save({"meta": {"cfg": "model = dict(type='x')"}, "state_dict": {"w": torch.ones(1)}, "good": mean}, tmp_path / "good.pth")
+    assert load_checkpoint(tmp_path / "good.pth").state_dict["w"].item() == 1
 
 
 def test_a_malicious_config_runs_nothing(saved, tmp_path):
@@ -192,7 +194,7 @@ def test_a_config_without_a_model(saved, text):
         load_checkpoint(saved(lambda content: content["meta"].update(cfg=text)))
 
 
-@pytest.mark.parametrize("text", ["raise ValueError('a\\nb')", "model = (", "import nothing_of_this_name", "_base_ = 'none.py'"])
+@pytest.mark.parametrize("text", ["raise ValueError('a\\nb')", "model = (", "1 / 0", "_base_ = 'none.py'"])
 def test_a_config_file_that_fails(checkpoint_path, tmp_path, text):
     """A trusted config that raises while it runs, whatever it raises, is a ConfigError of one line."""
     config = tmp_path / "config.py"

@@ -93,7 +93,9 @@ def test_messages_are_collected():
         log.logger.log(trt.ILogger.WARNING, "a warning")
         log.logger.log(trt.ILogger.ERROR, "an error")
         assert log.last == "an error"
-        parser = trt.OnnxParser(trt.Builder(log.logger).create_network(0), log.logger)
+        builder = trt.Builder(log.logger)  # each of these must outlive what was made of it
+        network = builder.create_network(0)
+        parser = trt.OnnxParser(network, log.logger)
         assert not parser.parse(b"not ONNX")
         assert len(log.errors) > 1
 
