@@ -137,6 +137,19 @@ def shared():
 
 
 @pytest.fixture(scope="session")
+def one_thread():
+    """Models this small run fastest on one thread; on several, beside other jobs, their barriers take a thousand times longer."""
+    import torch
+
+    from segdeploy.runtime import open as opening
+
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opening, "usable_cpus", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="session")
 def labelled_root(tmp_path_factory):
     """Six labelled pictures of different sizes in mmseg's layout."""
     root = tmp_path_factory.mktemp("labelled")
@@ -163,7 +176,7 @@ def config_values(labelled_root):
 
 
 @pytest.fixture(scope="session")
-def checkpoint_path(config_values, tmp_path_factory):
+def checkpoint_path(config_values, tmp_path_factory, one_thread):
     """A checkpoint with the layout of MMEngine's, trained for some seconds so that its masks have regions."""
     import torch
     from mmengine.config import Config
@@ -239,6 +252,46 @@ def mmseg_model(checkpoint_path):
 
     text = torch.load(checkpoint_path, weights_only=True)["meta"]["cfg"]
     return revert_sync_batchnorm(init_model(Config.fromstring(text, ".py"), str(checkpoint_path), device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def run_mmseg(tmp_path_factory, one_thread):
+    """mmseg's own Runner.test() on a checkpoint with the config inside it: {aAcc, mIoU, mAcc}, rounded to two digits."""
+
+    def run(path, **dataset):
+        import torch
+        from mmengine.config import Config
+        from mmengine.runner import Runner
+
+        from segdeploy.core.mmseg import load_mmseg
+
+        load_mmseg()
+        config = Config.fromstring(torch.load(path, weights_only=True)["meta"]["cfg"], ".py")
+        loader = config.test_dataloader
+        loader.update(num_workers=0, persistent_workers=False)
+        prefix = {"img_path": "img_dir/val", "seg_map_path": "ann_dir/val"}
+        loader.dataset.update(data_prefix=prefix, **{key: str(v) if key == "data_root" else v for key, v in dataset.items()})
+        runner = Runner(
+            model=config.model,
+            work_dir=str(tmp_path_factory.mktemp("mmseg")),
+            test_dataloader=loader,
+            test_evaluator=config.test_evaluator,
+            test_cfg={"type": "TestLoop"},
+            default_hooks={"logger": None},
+            load_from=str(path),
+            default_scope="mmseg",
+            log_level="ERROR",
+            experiment_name=f"test_{path.stem}",
+        )
+        return dict(runner.test())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def runner_scores(run_mmseg, checkpoint_path):
+    """What mmseg says of the tiny checkpoint on the labelled pictures."""
+    return run_mmseg(checkpoint_path)
 
 
 @pytest.fixture(scope="session")
@@ -321,7 +374,7 @@ def copied(tmp_path):
 
 
 @pytest.fixture
-def main(tmp_path, monkeypatch, capsys):
+def main(tmp_path, monkeypatch, capsys, one_thread):
     """Runs ``segdeploy ARGUMENTS`` in a folder of its own."""
     from segdeploy.cli.main import main as entry
 
