@@ -1,3 +1,4 @@
+# Written without a Docker engine at hand: never built yet.
 # TorchServe on the CPU with an ONNX archive; mmsegmentation is not inside. PyTorch is, because TorchServe imports it.
 #   docker build -f docker/serve-cpu.Dockerfile -t segdeploy-serve .
 #   docker run --rm -p 127.0.0.1:8080:8080 -v "$PWD/model_store:/models:ro" segdeploy-serve upernet

@@ -137,6 +137,26 @@ def shared():
 
 
 @pytest.fixture(scope="session")
+def gpu():
+    """This machine's GPU."""
+    from segdeploy.core.tensorrt import local_gpu
+
+    found = local_gpu()
+    if found is None:
+        pytest.skip("this machine has no NVIDIA GPU")
+    return found
+
+
+@pytest.fixture(scope="session")
+def no_gpu():
+    """A machine without a GPU."""
+    from segdeploy.core.tensorrt import local_gpu
+
+    if local_gpu() is not None:
+        pytest.skip("this machine has an NVIDIA GPU")
+
+
+@pytest.fixture(scope="session")
 def one_thread():
     """Models this small run fastest on one thread; on several, beside other jobs, their barriers take a thousand times longer."""
     import torch
@@ -328,7 +348,8 @@ def make_manifest():
 
 def _export(checkpoint_path, fmt, folder, **shapes):
     from segdeploy.core.checkpoint import load_checkpoint
-    from segdeploy.export.export import Options, export_model
+    from segdeploy.export.export import export_model
+    from segdeploy.export.options import Options
     from segdeploy.export.shapes import choose_shapes
 
     chosen = choose_shapes(CROP, tensorrt=fmt == "tensorrt", **{"largest": "256x256", **shapes})

@@ -82,7 +82,7 @@ class Places:
 def inputs() -> list[object]:
     """What the results depend on: an earlier run with others is not taken up."""
     from segdeploy import __version__
-    from segdeploy.training.configs import find_config
+    from segdeploy.core.configs import find_config
 
     return [__version__, TRAIN_IMAGES, VAL_IMAGES, SIZE, CLASSES, SEED, find_config(CONFIG).read_text()]
 

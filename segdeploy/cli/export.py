@@ -50,7 +50,8 @@ def command(
     from segdeploy.core.checkpoint import load_checkpoint
     from segdeploy.core.model import crop_size, default_name
     from segdeploy.core.targets import newest_checkpoint
-    from segdeploy.export.export import Options, export_model, exporter
+    from segdeploy.export.export import export_model, exporter
+    from segdeploy.export.options import Options
     from segdeploy.export.shapes import choose_shapes
     from segdeploy.export.verify import verify as run_verify
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segdeploy.core.configs import load_config
 from segdeploy.core.errors import CheckpointError, ConfigError, MissingExtraError
 from segdeploy.core.files import sha256_file
 from segdeploy.core.literal import parse_config_text
-from segdeploy.core.mmseg import load_mmseg
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def load_checkpoint(path: Path, config: str | None = None) -> Checkpoint:
 
     Args:
         path: a .pth file.
-        config: an mmseg config file that the caller trusts (it is Python, and is executed as mmseg would);
+        config: an mmseg config that the caller trusts (see ``find_config``; it is Python, executed as mmseg would);
             None to take the one stored in the checkpoint, which is parsed as literals and never executed.
 
     Raises:
@@ -118,7 +118,7 @@ def _load_plain(path: Path) -> Mapping[str, Any]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             expected=f"a complete PyTorch checkpoint at '{path}'",
-            got=f"{path.stat().st_size} bytes that cannot be read ({(str(error) or type(error).__name__).splitlines()[0][:90]})",
+            got=f"{path.stat().st_size} bytes that cannot be read: {(str(error) or type(error).__name__).splitlines()[0][:90]}",
             fix=fix,
         ) from error
     if not isinstance(content, Mapping):
@@ -159,22 +159,7 @@ def _offender(message: str) -> str:
 
 
 def _config_from_file(config: str) -> tuple[dict[str, Any], str]:
-    load_mmseg()
-    from mmengine.config import Config
-
-    if not config.startswith("mmseg::") and not Path(config).is_file():
-        raise ConfigError(expected=f"a config file at '{config}'", got="no such file", fix="check the path")
-    try:
-        if config.startswith("mmseg::"):
-            from mmengine.hub import get_config
-
-            loaded = get_config(config)
-        else:
-            loaded = Config.fromfile(config)
-    except Exception as error:  # a config is Python: anything can be raised while it runs
-        raise ConfigError(
-            expected=f"an mmseg config that loads at '{config}'", got=f"{type(error).__name__}: {error}", fix="mend it"
-        ) from error
+    loaded = load_config(config)
     return loaded.to_dict(), loaded.pretty_text
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,24 +11,10 @@ from segdeploy.core.checkpoint import Checkpoint
 from segdeploy.core.errors import BackendError, MissingExtraError
 from segdeploy.core.manifest import Manifest
 from segdeploy.core.model import build_model, describe
-from segdeploy.export.shapes import Shapes, bounds
+from segdeploy.export.options import Options
+from segdeploy.export.shapes import Shapes
 
 FORMATS = ("torchscript", "onnx", "tensorrt")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a format may need beyond the shapes.
-
-    Attributes:
-        opset: of ONNX.
-        targets: GPU architectures to compile an engine for ahead of time (``sm89``); empty for the GPU of this machine.
-        workspace_bytes: how much scratch memory TensorRT's tactics may use; None for its own default.
-    """
-
-    opset: int = 18
-    targets: tuple[str, ...] = ()
-    workspace_bytes: int | None = None
 
 
 # Given the deploy graph, the manifest so far and a folder, writes model.* into it. Returns the manifest with what the
@@ -102,14 +87,3 @@ def export_model(
 
     graph = DeployGraph(build_model(checkpoint), manifest).eval()
     return write_artifact(folder, lambda target: write(graph, manifest, target, options or Options()))
-
-
-def example_shape(shapes: tuple[Any, ...]) -> tuple[int, int, int]:
-    """A shape for tracing. Dynamic axes take sizes unlike one another and unlike any special case (1, multiples of 32)."""
-
-    def inside(axis: Any, wish: int) -> int:
-        low, _, high = bounds(axis)
-        return min(max(wish, low), high)
-
-    batch, height, width = shapes[:3]
-    return inside(batch, 2), inside(height, 90), inside(width, 130)

@@ -20,8 +20,9 @@ import torch
 from segdeploy.core.errors import ExportError
 from segdeploy.core.manifest import Bounds, Manifest
 from segdeploy.core.model import version_of
-from segdeploy.export.export import Options, example_shape
 from segdeploy.export.graph import DeployGraph
+from segdeploy.export.options import Options
+from segdeploy.export.shapes import example_shape
 
 _OPSETS = range(18, 24)
 # protobuf's own limit of one message; a larger model keeps its weights beside it.

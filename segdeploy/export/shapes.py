@@ -39,6 +39,17 @@ def bounds(axis: Axis) -> tuple[int, int, int]:
     return (axis.min, axis.opt, axis.max) if isinstance(axis, Bounds) else (axis, axis, axis)
 
 
+def example_shape(axes: tuple[Axis, ...]) -> tuple[int, int, int]:
+    """A shape for tracing. Dynamic axes take sizes unlike one another and unlike any special case (1, multiples of 32)."""
+
+    def inside(axis: Axis, wish: int) -> int:
+        low, _, high = bounds(axis)
+        return min(max(wish, low), high)
+
+    batch, height, width = axes[:3]
+    return inside(batch, 2), inside(height, 90), inside(width, 130)
+
+
 def choose_shapes(
     crop: tuple[int, int],
     *,

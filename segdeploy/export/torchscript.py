@@ -9,8 +9,9 @@ import torch
 
 from segdeploy.core.errors import ExportError
 from segdeploy.core.manifest import Manifest
-from segdeploy.export.export import Options, example_shape
 from segdeploy.export.graph import DeployGraph
+from segdeploy.export.options import Options
+from segdeploy.export.shapes import example_shape
 
 
 def write_torchscript(graph: DeployGraph, manifest: Manifest, folder: Path, options: Options) -> Manifest:  # noqa: ARG001

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from segdeploy.core.checkpoint import load_checkpoint
+from segdeploy.core.configs import load_config
 from segdeploy.core.errors import CheckpointError, ConfigError, DivergedError, InputError
 from segdeploy.core.files import write_file
 from segdeploy.core.mmseg import load_mmseg
 from segdeploy.core.progress import Advance, progress_bar
 from segdeploy.core.targets import WORK_DIRS
-from segdeploy.training.configs import load_config
 
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 

@@ -63,7 +63,10 @@ def test_mmengines_own_checkpoint(tmp_path, config_values):
     assert load_checkpoint(tmp_path / "iter_7.pth").state_dict["weight"].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint\n" * 20, b"PK\x03\x04" + b"\0" * 60, b"\x80\x02}q\x00.", b"\x80\x02K\x01.", bytes(range(64))])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not a checkpoint\n" * 20, b"PK\x03\x04" + b"\0" * 60, b"\x80\x02}q\x00.", b"\x80\x02K\x01.", bytes(range(64))],
+)
 def test_no_checkpoint(tmp_path, content):
     """A text, an empty file, half an archive, a bare number: each one CheckpointError of one line."""
     path = tmp_path / "x.pth"
@@ -166,7 +169,9 @@ def test_getattr_reaches_nothing_else(tmp_path):
         torch.save({"state_dict": {"w": torch.ones(1)}, "evil": Reaches(owner, name)}, tmp_path / "evil.pth")
         with pytest.raises(CheckpointError):
             load_checkpoint(tmp_path / "evil.pth")
-    torch.save({"meta": {"cfg": "model = dict(type='x')"}, "state_dict": {"w": torch.ones(1)}, "good": mean}, tmp_path / "good.pth")
+    torch.save(
+        {"meta": {"cfg": "model = dict(type='x')"}, "state_dict": {"w": torch.ones(1)}, "good": mean}, tmp_path / "good.pth"
+    )
     assert load_checkpoint(tmp_path / "good.pth").state_dict["w"].item() == 1
 
 

@@ -28,7 +28,16 @@ def picture(height=37, width=53, seed=0):
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(
     ("size", "target"),
-    [((8, 12), (32, 48)), ((7, 5), (61, 33)), ((33, 47), (9, 100)), ((50, 50), (13, 7)), ((1, 1), (5, 6)), ((4, 9), (1, 1)), ((3, 1), (3, 8)), ((16, 24), (481, 641))],
+    [
+        ((8, 12), (32, 48)),
+        ((7, 5), (61, 33)),
+        ((33, 47), (9, 100)),
+        ((50, 50), (13, 7)),
+        ((1, 1), (5, 6)),
+        ((4, 9), (1, 1)),
+        ((3, 1), (3, 8)),
+        ((16, 24), (481, 641)),
+    ],
 )
 def test_resize_logits_is_torchs(size, target, align_corners):
     """Up, down, odd, to and from one pixel: as torch's own interpolate, to float32's last digits."""

@@ -23,7 +23,10 @@ def test_round_trip_of_a_real_config():
 @pytest.mark.parametrize(
     ("text", "values"),
     [
-        ("a = dict(b=[1, -2.5, +3], c=(1,), d={'x': None, 5: True})", {"a": {"b": [1, -2.5, 3], "c": (1,), "d": {"x": None, 5: True}}}),
+        (
+            "a = dict(b=[1, -2.5, +3], c=(1,), d={'x': None, 5: True})",
+            {"a": {"b": [1, -2.5, 3], "c": (1,), "d": {"x": None, 5: True}}},
+        ),
         ("a = float('-inf')", {"a": float("-inf")}),
         ("a = {1, 2}", {"a": {1, 2}}),
         ("a = 'x' 'y'\nb = b'z'", {"a": "xy", "b": b"z"}),

@@ -74,7 +74,9 @@ def test_the_gpu_as_the_driver_names_it(monkeypatch, answer, gpu):
     assert local_gpu() == gpu
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(), subprocess.TimeoutExpired("x", 1), subprocess.CalledProcessError(9, "x")])
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(), subprocess.TimeoutExpired("x", 1), subprocess.CalledProcessError(9, "x")]
+)
 def test_no_driver(monkeypatch, error):
     """A missing, hanging or failing nvidia-smi means that there is no GPU."""
 

@@ -27,7 +27,9 @@ def changed_resize(eager):
     """Sessions with another resize of the manifest."""
 
     def change(mode, scale=None):
-        return Changed(eager, preprocess=msgspec.structs.replace(eager.artifact.manifest.preprocess, resize=Resize(mode=mode, scale=scale)))
+        return Changed(
+            eager, preprocess=msgspec.structs.replace(eager.artifact.manifest.preprocess, resize=Resize(mode=mode, scale=scale))
+        )
 
     return change
 
@@ -113,7 +115,10 @@ def test_slide_is_mmsegs(eager, mmseg_model, size, crop, stride):
         inputs = model.data_preprocessor({"inputs": [torch.tensor(image[..., ::-1].transpose(2, 0, 1).copy())]})["inputs"]
         theirs = model.slide_inference(inputs, [{"ori_shape": size, "img_shape": size}])
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
-    labels = predict_labels(Changed(sliding, preprocess=msgspec.structs.replace(eager.artifact.manifest.preprocess, resize=Resize(mode="none"))), image)
+    labels = predict_labels(
+        Changed(sliding, preprocess=msgspec.structs.replace(eager.artifact.manifest.preprocess, resize=Resize(mode="none"))),
+        image,
+    )
     assert (labels != theirs[0].argmax(0).numpy()).sum() <= 1
 
 
@@ -143,7 +148,8 @@ def test_more_than_256_classes(make_manifest):
             return Prediction(np.full(images.shape[:3], 290, np.int32), raw)
 
     manifest = msgspec.structs.replace(
-        Many.artifact.manifest, preprocess=msgspec.structs.replace(make_manifest().preprocess, resize=Resize(mode="exact", scale=(16, 16)))
+        Many.artifact.manifest,
+        preprocess=msgspec.structs.replace(make_manifest().preprocess, resize=Resize(mode="exact", scale=(16, 16))),
     )
     session = Many()
     session.artifact = Artifact(None, manifest)

@@ -147,7 +147,7 @@ def test_amp_needs_cuda(synthetic, tmp_path, tiny):
 
 def test_data_root_reaches_wrapped_data_sets(tmp_path):
     """--data-root is set in every part of a concatenated data set."""
-    from segdeploy.training.configs import load_config
+    from segdeploy.core.configs import load_config
     from segdeploy.training.train import _apply
 
     config = load_config("upernet_r50_voc12aug_512x512_200e")

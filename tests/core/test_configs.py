@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from segdeploy.core.configs import config_folder, find_config, load_config
 from segdeploy.core.errors import ConfigError
 from segdeploy.core.literal import parse_config_text
-from segdeploy.training.configs import config_folder, find_config, load_config
 
 OURS = sorted(path.stem for path in config_folder().glob("*.py"))
 
