@@ -83,7 +83,7 @@ def _tensorrt(gpu: Gpu | None) -> Iterator[Capability]:
     )
     cuda_problem = _import_problem("cuda.bindings.runtime")
     runs = bool(usable) and gpu is not None and not cuda_problem
-    missing = cuda_problem or "pip install 'segdeploy[tensorrt]'"
+    missing = f"pip install 'segdeploy[{'tensorrt-rtx' if rtx else 'tensorrt'}]'"
     yield Capability(
         "run TensorRT",
         runs,

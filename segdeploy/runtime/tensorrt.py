@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segdeploy.core.artifact import Artifact
 from segdeploy.core.errors import ArtifactError, BackendError, MissingExtraError
 from segdeploy.core.manifest import Manifest
-from segdeploy.core.tensorrt import Gpu, import_tensorrt, local_gpu, messages
+from segdeploy.core.tensorrt import Flavour, Gpu, import_tensorrt, local_gpu, messages
 from segdeploy.runtime.cuda import Cuda
 from segdeploy.runtime.session import Prediction, Staged, checked_images
 
@@ -44,18 +44,29 @@ class TensorRTSession:
         try:
             self._cuda = Cuda()
         except ModuleNotFoundError as error:
-            raise MissingExtraError(package="cuda-bindings", extra="tensorrt", purpose="GPU memory") from error
+            extra = flavour.name.replace("_", "-")
+            raise MissingExtraError(package="cuda-bindings", extra=extra, purpose="GPU memory") from error
+        try:
+            self._load(flavour)
+        except BaseException:
+            self._cuda.close()
+            raise
+
+    def _load(self, flavour: Flavour) -> None:
+        manifest = self.artifact.manifest
         with messages(self._trt) as log:
             self._log = log
             self._runtime: Any = self._trt.Runtime(log.logger)
-            self._engine: Any = self._runtime.deserialize_cuda_engine(artifact.model_path.read_bytes())
+            self._engine: Any = self._runtime.deserialize_cuda_engine(self.artifact.model_path.read_bytes())
             if self._engine is None:
                 raise ArtifactError(
-                    expected=f"an engine that {flavour.name} {flavour.version} can load",
-                    got=log.last,
-                    fix=_rebuild(manifest),
+                    expected=f"an engine that {flavour.name} {flavour.version} can load", got=log.last, fix=_rebuild(manifest)
                 )
             self._context: Any = self._engine.create_execution_context()
+            if self._context is None:
+                raise BackendError(
+                    expected="GPU memory for the engine", got=log.last, fix="free some, or export with a smaller --max-shape"
+                )
 
     @property
     def device(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.core.artifact import Artifact
+from segdeploy.core.errors import ArtifactError
 from segdeploy.runtime.session import Prediction, Staged, checked_images
 from segdeploy.runtime.torch_device import device_name, import_torch, pick_device, synchronize
 
@@ -22,13 +23,21 @@ class TorchScriptSession:
 
         Raises:
             BackendError: PyTorch is missing, or CUDA was asked for and there is none.
+            ArtifactError: PyTorch refuses the archive.
         """
         self.artifact = artifact
         self._torch = import_torch("torchscript")
         self._device = pick_device(self._torch, device, threads)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated: the user chose the format knowingly
-            self._module: Any = self._torch.jit.load(str(artifact.model_path), map_location=self._device).eval()
+            try:
+                self._module: Any = self._torch.jit.load(str(artifact.model_path), map_location=self._device).eval()
+            except RuntimeError as error:
+                raise ArtifactError(
+                    expected=f"an archive that torch {self._torch.__version__} can load at '{artifact.model_path}'",
+                    got=str(error).splitlines()[0],
+                    fix="export it again with this version of torch",
+                ) from error
             if self._device.type == "cpu":
                 # Folds weights into oneDNN's own layout, at every load: the layout is this machine's, not the artifact's.
                 self._module = self._torch.jit.optimize_for_inference(self._module)

@@ -86,7 +86,8 @@ def _apply(config: Any, place: Path, data_root: Path | None, *, resume: bool, am
         nested = data_root / "VOCdevkit" / "VOC2012"
         for loader in _LOADERS:
             for dataset in _datasets(config, loader):
-                dataset["data_root"] = str(nested if nested.is_dir() else data_root)
+                # Absolute: the checkpoint remembers it, and `eval` or `bench` may be run from another folder.
+                dataset["data_root"] = str((nested if nested.is_dir() else data_root).resolve())
     if seed is not None:
         config.randomness = {**config.get("randomness", {}), "seed": seed}
     if amp:

@@ -123,12 +123,12 @@ def trt(cuda_runtime, monkeypatch):
             if data != b"engine":
                 self.logger.log(ILogger.ERROR, "not an engine of mine\nsecond line")
                 return None
-            return types.SimpleNamespace(create_execution_context=lambda: Context(module))
+            return types.SimpleNamespace(create_execution_context=lambda: None if module.full else Context(module))
 
     module = types.ModuleType("tensorrt_rtx")
     module.__version__ = "9.9"
     module.ILogger, module.Runtime = ILogger, Runtime
-    module.cuda, module.runs, module.fails, module.largest = cuda_runtime, 0, False, 64
+    module.cuda, module.runs, module.fails, module.full, module.largest = cuda_runtime, 0, False, False, 64
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", module)
     monkeypatch.setattr(backend, "local_gpu", lambda: L4)
     return module
@@ -199,6 +199,14 @@ def test_an_engine_that_does_not_load(trt, engine, cuda_runtime):
     """TensorRT's own words, in one line, with the command that builds it here; the stream is given back."""
     with pytest.raises(ArtifactError, match="got not an engine of mine second line; build it here: segdeploy export"):
         open_session(engine(b"something else"))
+    assert cuda_runtime.streams == 0
+
+
+def test_no_memory_for_the_engine(trt, engine, cuda_runtime):
+    """TensorRT gives no context where the GPU is full: an error that says so."""
+    trt.full = True
+    with pytest.raises(BackendError, match="GPU memory for the engine"):
+        open_session(engine())
     assert cuda_runtime.streams == 0
 
 
