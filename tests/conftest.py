@@ -158,7 +158,7 @@ def no_gpu():
 
 @pytest.fixture(scope="session")
 def one_thread():
-    """Models this small run fastest on one thread; on several, beside other jobs, their barriers take a thousand times longer."""
+    """Models this small run fastest on one thread; on several, beside other jobs, they mostly wait for one another."""
     import torch
 
     from segdeploy.runtime import open as opening

@@ -82,7 +82,8 @@ def _plain_lines(label: str, total: int, done: int) -> Advance:
         nonlocal count, last
         count += steps
         now = time.monotonic()
-        if count >= total or now - last >= _PLAIN_INTERVAL_S:
+        finished = count - steps < total <= count
+        if finished or now - last >= _PLAIN_INTERVAL_S:
             last = now
             tail = f"  {note}" if note else ""
             sys.stderr.write(f"{label}: {count}/{total}  {now - started:.0f} s{tail}\n")

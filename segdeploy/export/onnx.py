@@ -63,11 +63,19 @@ def write_onnx(graph: DeployGraph, manifest: Manifest, folder: Path, options: Op
     except Exception as error:  # torch.export raises some twenty unrelated types
         raise ExportError(
             expected=f"a model that torch.onnx can export at opset {options.opset}",
-            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}",
+            got=_root_cause(error),
             fix="try a static shape (--shape HxW), or report the model",
         ) from error
     toolchain = msgspec.structs.replace(manifest.toolchain, onnx=onnx.__version__, onnxruntime=version_of("onnxruntime"))
     return msgspec.structs.replace(manifest, toolchain=toolchain)
+
+
+def _root_cause(error: BaseException) -> str:
+    """What torch's exporter wraps in advice of its own: the first exception's type and first two lines."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:2]) or 'no message'}"[:300]
 
 
 def _dynamic(manifest: Manifest) -> dict[int, Any]:

@@ -65,7 +65,8 @@ def _compile(flavour: Flavour, source: Path, manifest: Manifest, targets: tuple[
         network = builder.create_network(1 << int(flag) if flag is not None else 0)
         parser = trt.OnnxParser(network, log.logger)
         if not parser.parse_from_file(str(source)):
-            found = parser.get_error(0).desc() if parser.num_errors else log.last
+            first = parser.get_error(0) if parser.num_errors else None
+            found = f"{first.node_operator()}: {first.desc()}" if first else log.last
             raise ExportError(expected="a graph that TensorRT can parse", got=found, fix="report the model; onnx still works")
         config = builder.create_builder_config()
         # Its 10-bit mantissa would be a loss of precision that nobody asked for: fp32 means fp32.

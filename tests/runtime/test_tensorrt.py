@@ -23,7 +23,9 @@ def engine_manifest(make_manifest):
     tools = msgspec.structs.replace(base.toolchain, tensorrt="9.9", tensorrt_flavour="tensorrt_rtx")
     axes = (Bounds(min=1, opt=1, max=4), Bounds(min=8, opt=16, max=64), Bounds(min=8, opt=24, max=64), 3)
     lineage = msgspec.structs.replace(base.lineage, checkpoint="run/best.pth")
-    return msgspec.structs.replace(base, toolchain=tools, lineage=lineage, input=msgspec.structs.replace(base.input, shape=axes))
+    return msgspec.structs.replace(
+        base, toolchain=tools, lineage=lineage, input=msgspec.structs.replace(base.input, shape=axes)
+    )
 
 
 @pytest.mark.parametrize(
