@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from segdeploy.core.artifact import open_artifact
+
+
+def test_export_and_proof(main, checkpoint_path):
+    """Two formats in one go: artifacts under exports/NAME, verified on the validation pictures, and what comes next."""
+    ended = main("export", checkpoint_path, "--to", "torchscript", "--to", "onnx", "--max-shape", "160x160")
+    assert ended.status == 0, ended.err
+    for fmt in ("torchscript", "onnx"):
+        manifest = open_artifact(Path("exports/tiny") / f"{fmt}-fp32").manifest
+        assert manifest.parity.verdict == "passed"
+        assert manifest.parity.inputs == "6 images of val"
+        assert f"exports/tiny/{fmt}-fp32  " in ended.out
+        assert f"tiny/{fmt}-fp32: passed on 6 images of val, cpu" in ended.out
+    assert "N 1..16, H 32..160, W 32..160" in ended.out
+    assert "next: segdeploy" in ended.out
+    assert sorted(path.name for path in Path("exports/tiny").iterdir()) == ["onnx-fp32", "torchscript-fp32"]
+
+
+def test_the_newest_checkpoint_by_default(main, checkpoint_path):
+    """Without TARGET the newest run's checkpoint is exported, under the run's name."""
+    Path("work_dirs/my_run").mkdir(parents=True)
+    Path("work_dirs/my_run/epoch_1.pth").write_bytes(checkpoint_path.read_bytes())
+    ended = main("export", "--to", "torchscript", "--shape", "64x96", "--batch", "1", "--no-verify", "--out", "there")
+    assert ended.status == 0, ended.err
+    manifest = open_artifact(Path("there/my_run/torchscript-fp32")).manifest
+    assert manifest.input.shape == (1, 64, 96, 3)
+    assert manifest.parity is None
+
+
+def test_an_engine_for_another_machine(main, checkpoint_path, no_gpu):
+    """An engine is exported rightly though it cannot be verified here: exit 0, and ``skipped`` with its reason."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx, which compiles engines without a GPU, is not installed")
+    ended = main("export", checkpoint_path, "--to", "tensorrt", "--shape", "64x96", "--batch", "1", "--target", "sm86")
+    assert ended.status == 0, ended.err
+    assert "skipped" in ended.out
+    assert "passed" not in ended.out
+    manifest = open_artifact(Path("exports/tiny/tensorrt-fp32")).manifest
+    assert manifest.target.compute_capability == "sm86"
+    assert manifest.parity.verdict == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--to", "caffe"), "a format out of torchscript, onnx, tensorrt"),
+        (("--to", "onnx", "--to", "caffe"), "'caffe'"),
+        (("--to", "onnx", "--opset", "9"), "an opset of 18 to 23"),
+        (("--to", "torchscript", "--shape", "big"), "HxW for --shape"),
+        (("--to", "torchscript", "--shape", "64x64", "--max-shape", "64x64"), "both"),
+        (("--to", "torchscript", "--batch", "4:2:1"), "min <= opt <= max"),
+        (("--to", "torchscript", "--config", "none.py"), "'none.py'"),
+    ],
+)
+def test_bad_options(main, one_line, checkpoint_path, arguments, words):
+    """One line, exit 1, and nothing at all under --out."""
+    one_line(main("export", checkpoint_path, *arguments, "--out", "out"), words)
+    assert not [path for path in Path("out").rglob("*") if path.is_file()]
+
+
+def test_bad_targets(main, one_line, tmp_path):
+    """A missing checkpoint, a text, a folder, and none at all: one line each."""
+    one_line(main("export", "none.pth", "--to", "torchscript"), "no such file")
+    (tmp_path / "text.pth").write_text("hello")
+    one_line(main("export", "text.pth", "--to", "torchscript"), "text.pth")
+    one_line(main("export", tmp_path, "--to", "torchscript"), "no such file")
+    one_line(main("export", "--to", "torchscript"), "segdeploy train")
+    assert not Path("exports").exists()
+
+
+def test_out_is_a_file(main, one_line, checkpoint_path):
+    """A file where the artifacts should go is one line, and stays as it is."""
+    Path("out").write_text("precious")
+    one_line(
+        main("export", checkpoint_path, "--to", "torchscript", "--no-verify", "--out", "out"), "a folder that can be written"
+    )
+    assert Path("out").read_text() == "precious"
+
+
+def test_failed_parity_is_exit_3(main, one_line, checkpoint_path, monkeypatch):
+    """A model that changed on the way is said with exit 3, and its artifact says so too."""
+    from segdeploy.export.graph import DeployGraph
+
+    forward = DeployGraph.forward
+    monkeypatch.setattr(DeployGraph, "forward", lambda self, image: forward(self, image.flip(3)))
+    ended = main("export", checkpoint_path, "--to", "torchscript", "--max-shape", "96x96")
+    one_line(ended, "tiny/torchscript-fp32 failed", status=3)
+    assert "FAILED" in ended.out
+    assert json.loads(Path("exports/tiny/torchscript-fp32/manifest.json").read_text())["parity"]["verdict"] == "failed"
+    ended = main("inspect", "exports/tiny/torchscript-fp32")
+    assert "failed" in ended.out
