@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from segdeploy.core.artifact import Artifact
 
 
 @click.command("pack")
@@ -18,23 +22,13 @@ import click
 def command(artifact: Path | None, name: str | None, out: Path, batch_size: int, workers: int, unverified: bool) -> None:
     """Make a TorchServe archive (.mar) of ARTIFACT, and print the line that serves it.
 
-    Without ARTIFACT: the newest ONNX artifact under exports/.
+    Without ARTIFACT: the newest ONNX artifact under exports/ whose parity was passed.
     """
     from segdeploy.core.artifact import open_artifact
-    from segdeploy.core.errors import ArtifactError
-    from segdeploy.core.targets import named_artifacts
     from segdeploy.serve.archive import pack
-    from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, start_line, write_config
+    from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, start_line, stop_line, write_config
 
-    if artifact is not None:
-        chosen = open_artifact(artifact)
-    else:
-        found = [one for one in named_artifacts(()) if one.manifest.format == "onnx"]
-        if not found:
-            raise ArtifactError(
-                expected="an ONNX artifact under exports/", got="none", fix="name an artifact, or: segdeploy export --to onnx"
-            )
-        chosen = max(found, key=lambda one: one.model_path.stat().st_mtime)
+    chosen = open_artifact(artifact) if artifact is not None else _newest(unverified=unverified)
     called = name or re.sub(r"[^A-Za-z0-9._-]+", "_", chosen.manifest.name).strip("._-")
     archive = pack(chosen, name=called, out=out, unverified=unverified)
     ports = Ports()
@@ -47,4 +41,21 @@ def command(artifact: Path | None, name: str | None, out: Path, batch_size: int,
     click.echo("ask it (the answer is a PNG whose pixel values are the labels):")
     click.echo(f"  curl -s http://127.0.0.1:{ports.inference}/predictions/{called} -T IMAGE.jpg -o mask.png")
     click.echo("stop it:")
-    click.echo("  torchserve --stop")
+    click.echo(f"  {stop_line()}")
+
+
+def _newest(*, unverified: bool) -> Artifact:
+    from segdeploy.core.errors import ArtifactError
+    from segdeploy.core.targets import named_artifacts
+
+    found = [one for one in named_artifacts(()) if one.manifest.format == "onnx"]
+    if not found:
+        raise ArtifactError(
+            expected="an ONNX artifact under exports/", got="none", fix="name an artifact, or: segdeploy export --to onnx"
+        )
+    found.sort(key=lambda one: one.model_path.stat().st_mtime)
+    passed = [one for one in found if one.manifest.parity and one.manifest.parity.verdict == "passed"]
+    chosen = (passed if passed and not unverified else found)[-1]
+    if chosen is not found[-1]:
+        click.echo(f"left out, because it has no passed parity verdict: {found[-1].folder}, which is newer", err=True)
+    return chosen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,10 @@ def command(mar: Path, port: int, host: str, workers: int, batch_size: int, dela
     """Serve MAR with TorchServe until Ctrl-C: on loopback, one model, none loaded or removed from outside."""
     from segdeploy.serve.server import Settings, follow, start
 
+    # Killed, or its terminal closed, it must end as on Ctrl-C, or Java would live on. nohup's choice to ignore one stands.
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(kind) is not signal.SIG_IGN:
+            signal.signal(kind, signal.default_int_handler)
     settings = Settings(host=host, workers=workers, batch_size=batch_size, max_batch_delay_ms=delay_ms)
     click.echo(f"starting TorchServe with {mar} ...", err=True)
     with start(mar, port=port, settings=settings) as server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from segdeploy.core.files import new_file
 HANDLER = Path(__file__).parent / "handler.py"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = "1.0"
+_LARGEST_PALETTE = 256
 
 
 def pack(artifact: Artifact, *, name: str, out: Path, unverified: bool = False) -> Path:
@@ -37,22 +39,19 @@ def pack(artifact: Artifact, *, name: str, out: Path, unverified: bool = False) 
         MissingExtraError: torch-model-archiver is not installed.
         ServeError: the archiver failed.
     """
-    if not _NAME.fullmatch(name):
-        raise InputError(
-            expected="a model name of letters, digits, '.', '_' and '-'", got=f"'{name}'", fix="choose another --name"
-        )
+    check_name(name, fix="choose another --name")
     check_packable(artifact, unverified=unverified)
     if find_spec("model_archiver") is None:
         raise MissingExtraError(package="torch-model-archiver", extra="serve", purpose="making a .mar")
-    files = [artifact.folder / entry.path for entry in artifact.manifest.files]
     target = out / f"{name}.mar"
     # The archiver builds in a fixed folder under the temp folder, where two builds of one name would collide.
     with tempfile.TemporaryDirectory(prefix="segdeploy-pack-") as scratch:
+        staged = Path(scratch) / "extra-files"
+        _stage(artifact, staged)
         command = [
             *(sys.executable, "-m", "model_archiver.model_packaging"),
             *("--model-name", name, "--version", _VERSION, "--export-path", scratch, "--force"),
-            *("--serialized-file", str(files[0]), "--handler", str(HANDLER)),
-            *("--extra-files", ",".join(map(str, [artifact.folder / MANIFEST_NAME, *files[1:]]))),
+            *("--serialized-file", str(artifact.model_path), "--handler", str(HANDLER), "--extra-files", str(staged)),
         ]
         done = subprocess.run(
             command, env={**os.environ, "TMPDIR": scratch}, capture_output=True, text=True, errors="replace", check=False
@@ -65,8 +64,18 @@ def pack(artifact: Artifact, *, name: str, out: Path, unverified: bool = False) 
                 fix="check the disk's free space, and: segdeploy doctor",
             )
         with new_file(target) as temporary:
-            temporary.write_bytes(made.read_bytes())
+            shutil.copyfile(made, temporary)
     return target
+
+
+def check_name(name: str, *, fix: str) -> None:
+    """Refuse what cannot be a model's name in TorchServe's URLs.
+
+    Raises:
+        InputError: with ``fix`` as what to do.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(expected="a model name of letters, digits, '.', '_' and '-'", got=f"'{name}'", fix=fix)
 
 
 def check_packable(artifact: Artifact, *, unverified: bool) -> None:
@@ -79,6 +88,13 @@ def check_packable(artifact: Artifact, *, unverified: bool) -> None:
         raise ArtifactError(
             expected="an exported artifact", got="a checkpoint", fix="export it first: segdeploy export --to onnx"
         )
+    classes = len(artifact.manifest.classes)
+    if classes > _LARGEST_PALETTE:
+        raise ArtifactError(
+            expected=f"at most {_LARGEST_PALETTE} classes, because the server answers with a palette PNG",
+            got=f"{classes} in {artifact.name}",
+            fix="run it without a server: segdeploy predict, or segdeploy.runtime.open_session",
+        )
     verdict = artifact.manifest.parity.verdict if artifact.manifest.parity else "never verified"
     if verdict != "passed" and not unverified:
         raise ArtifactError(
@@ -86,3 +102,11 @@ def check_packable(artifact: Artifact, *, unverified: bool) -> None:
             got=verdict,
             fix="run: segdeploy verify, or pass --unverified to serve it all the same",
         )
+
+
+def _stage(artifact: Artifact, folder: Path) -> None:
+    """Link all but the model into one folder: the archiver takes commas and wildcards in the names of single files apart."""
+    for path in (MANIFEST_NAME, *(entry.path for entry in artifact.manifest.files[1:])):
+        link = folder / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((artifact.folder / path).resolve())

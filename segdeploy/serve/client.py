@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import numpy as np
@@ -12,6 +14,7 @@ from segdeploy.core.errors import InputError, ServeError
 from segdeploy.core.imaging import Labels
 
 _TIMEOUT_S = 120
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def predict(url: str, image: bytes) -> Labels:
@@ -25,14 +28,21 @@ def predict(url: str, image: bytes) -> Labels:
         [H, W] uint8 labels at the image's own size.
 
     Raises:
-        InputError: the server says that this is no image it can take (422).
+        InputError: no URL of HTTP; or the server says that this is no image it can take (422).
         ServeError: no server, or another answer than labels.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
+    target = urllib.parse.urlsplit(url)
+    if target.scheme not in ("http", "https") or not target.hostname:
+        raise InputError(
+            expected="a model's URL, such as http://127.0.0.1:8080/predictions/upernet", got=f"'{url}'", fix="check the URL"
+        )
+    # A proxy cannot reach this machine's loopback.
+    proxies = [urllib.request.ProxyHandler({})] if target.hostname in _LOOPBACK else []
     request = urllib.request.Request(url, data=image, headers={"Content-Type": "application/octet-stream"})  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310  the caller's own server
+        with urllib.request.build_opener(*proxies).open(request, timeout=_TIMEOUT_S) as response:
             body = response.read()
     except urllib.error.HTTPError as error:
         text = error.read().decode(errors="replace").strip()
@@ -41,13 +51,15 @@ def predict(url: str, image: bytes) -> Labels:
         raise ServeError(
             expected=f"labels from {url}", got=f"{error.code} {error.reason}: {text[:200]}", fix="see the server's log"
         ) from error
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        raise ServeError(expected=f"a server at {url}", got=str(reason), fix="start it with: segdeploy serve MAR") from error
+        raise ServeError(
+            expected=f"a server at {url}", got=str(reason) or type(error).__name__, fix="start it with: segdeploy serve MAR"
+        ) from error
     try:
         with Image.open(io.BytesIO(body)) as picture:
             return np.array(picture)
-    except UnidentifiedImageError as error:
+    except (OSError, SyntaxError) as error:  # no picture, or one that is cut off
         raise ServeError(
             expected=f"a PNG of labels from {url}", got=f"{len(body)} bytes of something else", fix="check the URL"
         ) from error

@@ -14,14 +14,10 @@ class SegmentationHandler:
 
     def initialize(self, context: Any) -> None:
         """Open the artifact that was unpacked into ``model_dir``, on the GPU that this worker was given."""
-        from segdeploy.core.artifact import open_artifact
-        from segdeploy.runtime import open_session
-        from segdeploy.serve.predictor import Predictor
+        from segdeploy.serve.predictor import open_predictor
 
         properties = context.system_properties
-        on_gpu = properties.get("gpu_id") is not None
-        artifact = open_artifact(Path(properties["model_dir"]))
-        self._predictor = Predictor(open_session(artifact, "auto" if on_gpu else "cpu"))
+        self._predictor = open_predictor(Path(properties["model_dir"]), properties.get("gpu_id"))
 
     def handle(self, data: list[dict[str, Any]] | None, context: Any) -> list[bytes | str]:
         """One answer a request, in order: a PNG of labels, or an error with a status of its own."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from segdeploy.core.artifact import open_artifact
 from segdeploy.core.errors import InputError
 from segdeploy.core.imaging import Image, decode_image, label_png, network_size
 from segdeploy.core.manifest import Bounds
+from segdeploy.runtime.open import open_session
 from segdeploy.runtime.predictor import predict_batch
 from segdeploy.runtime.session import Session
 
@@ -55,18 +59,27 @@ class Predictor:
         answers: dict[int, Answer] = {}
         groups: dict[tuple[int, int], list[tuple[int, Image]]] = defaultdict(list)
         for index, body in enumerate(bodies):
-            try:
-                image = decode_image(body, "the request's body")
-                height, width = image.shape[:2]
-                size = network_size(height, width, self._manifest.preprocess.resize)
-            except InputError as error:
-                answers[index] = _refusal(error)
-                continue
-            groups[size].append((index, image))
+            decoded = self._decode(body)
+            if isinstance(decoded, Answer):
+                answers[index] = decoded
+            else:
+                size, image = decoded
+                groups[size].append((index, image))
         for group in groups.values():
             for start in range(0, len(group), self._largest_batch):
                 answers.update(self._run(group[start : start + self._largest_batch]))
         return [answers[index] for index in range(len(bodies))]
+
+    def _decode(self, body: bytes) -> tuple[tuple[int, int], Image] | Answer:
+        """The network's input size for an image, and the image; or why not."""
+        try:
+            image = decode_image(body, "the request's body")
+            height, width = image.shape[:2]
+            return network_size(height, width, self._manifest.preprocess.resize), image
+        except InputError as error:
+            return _refusal(error)
+        except Exception:  # noqa: BLE001  a decoder can raise anything, and must not cost the other requests their answers
+            return _failure("decoding failed")
 
     def _run(self, items: list[tuple[int, Image]]) -> dict[int, Answer]:
         images = [image for _, image in items]
@@ -74,17 +87,40 @@ class Predictor:
         images += images[-1:] * (self._smallest_batch - len(images))
         try:
             masks = predict_batch(self._session, images)[: len(items)]
+            answers = [Answer(200, label_png(mask, self._manifest.palette), "image/png") for mask in masks]
         except InputError as error:  # a size that the artifact does not take: all of the group have it
-            return {index: _refusal(error) for index, _ in items}
+            answers = [_refusal(error)] * len(items)
         except Exception:  # noqa: BLE001  whatever the runtime raises, the other requests of the batch still get their answers
-            _log.exception("prediction failed")
-            text = "the model failed on this image; the server's log says why"
-            return {index: Answer(500, text.encode(), "text/plain", "Prediction failed") for index, _ in items}
-        palette = self._manifest.palette
-        return {
-            index: Answer(200, label_png(mask, palette), "image/png") for (index, _), mask in zip(items, masks, strict=True)
-        }
+            answers = [_failure("prediction failed")] * len(items)
+        return {index: answer for (index, _), answer in zip(items, answers, strict=True)}
+
+
+def open_predictor(folder: Path, gpu: int | None) -> Predictor:
+    """Open an artifact for one worker, and log where it runs.
+
+    Args:
+        folder: the artifact's.
+        gpu: the worker's, counted from 0 among those that this process may see; None for the CPU.
+
+    Raises:
+        ArtifactError: the artifact is incomplete or altered.
+        BackendError: it cannot run here.
+    """
+    if gpu is not None:
+        # Every backend takes the first GPU that it sees: it shall see this worker's alone.
+        visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[gpu] if gpu < len(visible) else str(gpu)
+    session = open_session(open_artifact(folder), "cpu" if gpu is None else "auto")
+    asked = "the CPU" if gpu is None else f"GPU {gpu}"
+    _log.info("%s: this worker was given %s, the model runs on %s", session.artifact.name, asked, session.device)
+    return Predictor(session)
 
 
 def _refusal(error: InputError) -> Answer:
     return Answer(422, str(error).encode("ascii", "replace"), "text/plain", "Unprocessable image")
+
+
+def _failure(what: str) -> Answer:
+    """For an exception that is being handled: it goes to the log, and not to the caller."""
+    _log.exception(what)
+    return Answer(500, b"the model failed on this image; the server's log says why", "text/plain", "Prediction failed")

@@ -14,8 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import IO
 
 from segdeploy.core.errors import InputError, MissingExtraError, ServeError
 from segdeploy.core.files import write_file
+from segdeploy.serve.archive import check_name
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
@@ -31,6 +32,7 @@ _READY_TIMEOUT_S = 180
 _STOP_TIMEOUT_S = 20
 _POLL_S = 0.3
 _LARGEST_MESSAGE_BYTES = 64 << 20
+_LARGEST_LOG_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,19 @@ class Server:
     Attributes:
         url: where to post images.
         ping_url: answers while it is healthy.
-        pid: of its process group.
+        process: the leader of its process group.
         log: its output.
     """
 
     url: str
     ping_url: str
-    pid: int
+    process: subprocess.Popen[bytes]
     log: Path
+
+    @property
+    def pid(self) -> int:
+        """Of its process group."""
+        return self.process.pid
 
 
 def write_config(archive: Path, settings: Settings, ports: Ports, path: Path) -> None:
@@ -122,12 +129,18 @@ def start_line(archive: Path) -> str:
     store = archive.parent
     config = store / CONFIG_NAME
     words = [
-        "torchserve",
-        "--start",
+        *(_typed_torchserve(), "--start"),
         *("--model-store", str(store), "--models", f"{archive.stem}={archive.name}"),
         *("--ts-config", str(config), "--disable-token-auth", "--ncs"),
     ]
-    return f"JAVA_HOME={shlex.quote(_java_home())} {shlex.join(words)}"
+    # It would win over --ts-config, even where it is empty.
+    unset = "env -u TS_CONFIG_FILE " if "TS_CONFIG_FILE" in os.environ else ""
+    return f"{unset}JAVA_HOME={shlex.quote(_java_home())} {shlex.join(words)}"
+
+
+def stop_line() -> str:
+    """The shell line that stops what ``start_line`` started."""
+    return shlex.join([_typed_torchserve(), "--stop"])
 
 
 @contextlib.contextmanager
@@ -140,76 +153,84 @@ def start(archive: Path, *, port: int | None = None, settings: Settings | None =
         settings: how.
 
     Raises:
-        InputError: there is no such archive, or the port is taken.
+        InputError: it is no archive, its name is none for a model, or the port is taken.
         MissingExtraError: TorchServe or its Java is not installed.
         ServeError: the model did not come up; quotes the server's log.
     """
-    if not archive.is_file():
-        raise InputError(expected=f"an archive at '{archive}'", got="no such file", fix="make one with: segdeploy pack")
+    _check_archive(archive)
     chosen = settings or Settings()
     executable = _torchserve()
     ports = _free_ports(port, chosen.host)
+    java_home = _java_home()
     # A folder of its own: TorchServe leaves logs, keys and a pid file wherever it is started.
-    scratch = Path(tempfile.mkdtemp(prefix="segdeploy-serve-"))
-    log = scratch / "server.log"
-    config = scratch / CONFIG_NAME
-    write_config(archive, chosen, ports, config)
-    command = [
-        *(sys.executable, executable, "--start", "--foreground", "--ncs", "--disable-token-auth"),
-        *("--model-store", str(archive.parent.resolve()), "--models", f"{archive.stem}={archive.name}"),
-        *("--ts-config", str(config)),
-    ]
-    environment = {
-        **{key: value for key, value in os.environ.items() if key != "TS_CONFIG_FILE"},
-        "JAVA_HOME": _java_home(),
-        "TEMP": str(scratch),
-        "TMPDIR": str(scratch),
-        "LOG_LOCATION": str(scratch / "logs"),
-        "METRICS_LOCATION": str(scratch / "logs"),
-    }
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            command, cwd=scratch, env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
-        )
+    with tempfile.TemporaryDirectory(prefix="segdeploy-serve-", ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder)
+        log = scratch / "server.log"
+        config = scratch / CONFIG_NAME
+        write_config(archive, chosen, ports, config)
+        command = [
+            *(sys.executable, executable, "--start", "--foreground", "--ncs", "--disable-token-auth"),
+            *("--model-store", str(archive.parent.resolve()), "--models", f"{archive.stem}={archive.name}"),
+            *("--ts-config", str(config)),
+        ]
+        environment = {
+            **{key: value for key, value in os.environ.items() if key != "TS_CONFIG_FILE"},
+            "JAVA_HOME": java_home,
+            "TEMP": folder,
+            "TMPDIR": folder,
+            "LOG_LOCATION": str(scratch / "logs"),
+            "METRICS_LOCATION": str(scratch / "logs"),
+        }
+        with log.open("ab") as sink:  # appending, so that it may be cut short under the server
+            process = subprocess.Popen(
+                command, cwd=scratch, env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+            )
         try:
             _wait_until_ready(process, archive.stem, ports, log)
             base = f"http://{chosen.host}:{ports.inference}"
-            yield Server(f"{base}/predictions/{archive.stem}", f"{base}/ping", process.pid, log)
+            yield Server(f"{base}/predictions/{archive.stem}", f"{base}/ping", process, log)
         finally:
             _stop(process)
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def follow(server: Server, stream: IO[str]) -> None:
-    """Copy the server's log to a stream until interrupted or until the server ends.
+    """Move the server's log to a stream until interrupted or until the server ends.
 
     Raises:
         ServeError: the server ended by itself.
     """
     with server.log.open(errors="replace") as log:
         while True:
-            text = log.read()
-            if text:
-                stream.write(text)
-                stream.flush()
-            try:
-                os.kill(server.pid, 0)
-            except ProcessLookupError:
-                raise ServeError(expected="a running server", got="it ended", fix="see the log above") from None
+            ended = server.process.poll() is not None
+            stream.write(log.read())
+            stream.flush()
+            if ended:
+                raise ServeError(expected="a running server", got="it ended", fix="see the log above")
+            if server.log.stat().st_size > _LARGEST_LOG_BYTES:  # a server that runs for months must not fill the disk
+                os.truncate(server.log, 0)
+                log.seek(0)
             time.sleep(_POLL_S)
+
+
+def _check_archive(archive: Path) -> None:
+    if not archive.is_file() or archive.suffix != ".mar" or not zipfile.is_zipfile(archive):
+        got = "no such file" if not archive.exists() else "a folder" if archive.is_dir() else "a file of another kind"
+        raise InputError(expected=f"an archive (.mar) at '{archive}'", got=got, fix="make one with: segdeploy pack")
+    check_name(archive.stem, fix="rename the archive")
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], name: str, ports: Ports, log: Path) -> None:
     """Wait for a worker that has loaded the model. /ping alone answers before that."""
     deadline = time.monotonic() + _READY_TIMEOUT_S
     url = f"http://{HOST}:{ports.management}/models/{name}"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this machine's loopback
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise ServeError(expected="a running TorchServe", got=_reason(log), fix="run: segdeploy doctor")
         if "Worker disconnected" in log.read_text(errors="replace"):
             raise ServeError(expected=f"a worker with the model '{name}'", got=_reason(log), fix="run: segdeploy doctor")
         try:
-            with urllib.request.urlopen(url, timeout=5) as response:
+            with opener.open(url, timeout=5) as response:
                 models = json.load(response)
         except (OSError, ValueError):
             models = []
@@ -226,7 +247,7 @@ def _reason(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"(Error|Exception)\b.*:", line)]
     raised = [line for line in errors if "MODEL_LOG" in line]
-    return ([*raised[-1:], *errors[:1], *lines[-1:]] or ["no output"])[0][-300:]
+    return ([*raised[-1:], *errors[:1], *lines[-1:]] or ["no output"])[0].split("MODEL_LOG - ")[-1][:400]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -266,6 +287,13 @@ def _torchserve() -> str:
     if found is None:
         raise MissingExtraError(package="torchserve", extra="serve", purpose="serving")
     return found
+
+
+def _typed_torchserve() -> str:
+    """What to type for this environment's TorchServe: its name where the shell finds it by that, else its path."""
+    ours = _torchserve()
+    typed = shutil.which("torchserve")
+    return "torchserve" if typed and Path(typed).samefile(ours) else ours
 
 
 def _java_home() -> str:

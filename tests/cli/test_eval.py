@@ -29,7 +29,8 @@ def test_defaults(main, checkpoint_path):
     assert "run/eager-fp32 on val (2 images, cpu)" in ended.out
 
 
-def test_bad_inputs(main, one_line, checkpoint_path, labelled_root, onnx_artifact, no_gpu):
+@pytest.mark.usefixtures("no_gpu")
+def test_bad_inputs(main, one_line, checkpoint_path, labelled_root, onnx_artifact):
     """A missing target, data set, split or GPU: one line each, exit 1, and no figures written."""
     one_line(main("eval"), "segdeploy train")
     one_line(main("eval", "none.pth"), "no such file")

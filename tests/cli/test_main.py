@@ -69,10 +69,10 @@ def test_version(main):
     ],
 )
 def test_wrong_usage(main, arguments):
-    """Exit 2 with the usage on stderr, nothing on stdout, and nothing written."""
+    """Exit 2 with what is wrong on stderr, nothing on stdout, and nothing written."""
     ended = main(*arguments)
     assert ended.status == 2
-    assert "Usage:" in ended.err
+    assert "Error: " in ended.err
     assert ended.out == ""
     assert not list(Path().iterdir())
 

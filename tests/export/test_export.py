@@ -65,9 +65,7 @@ def test_what_the_manifest_says(request, fmt, checkpoint_path):
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_an_export_that_fails_midway(  # noqa: PLR0917  fixtures come by name
-    checkpoint_path, copied, torchscript_artifact, tmp_path, monkeypatch, older
-):
+def test_an_export_that_fails_midway(checkpoint_path, copied, torchscript_artifact, tmp_path, monkeypatch, older):
     """Neither an artifact nor a temporary folder is left; an older artifact is as it was."""
 
     def failing(graph, manifest, folder, options):

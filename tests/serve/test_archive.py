@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from segdeploy.core.artifact import record_parity
+from segdeploy.core.artifact import Artifact, record_parity, write_artifact
 from segdeploy.core.errors import ArtifactError, InputError
 from segdeploy.core.manifest import Parity, Tolerance
 from segdeploy.serve.archive import HANDLER, pack
@@ -68,3 +69,32 @@ def test_a_checkpoint_is_not_an_archive(onnx_artifact, tmp_path):
     eager = type(onnx_artifact)(onnx_artifact.folder, msgspec.structs.replace(onnx_artifact.manifest, format="eager"))
     with pytest.raises(ArtifactError, match="export it first"):
         pack(eager, name="tiny", out=tmp_path, unverified=True)
+
+
+def test_more_classes_than_a_palette_has_colours_are_refused(onnx_artifact, tmp_path):
+    """A label above 255 does not fit the answer's PNG: refused when packing, instead of wrong labels when serving."""
+    count = 257
+    manifest = msgspec.structs.replace(
+        onnx_artifact.manifest, classes=tuple(map(str, range(count))), palette=((0, 0, 0),) * count
+    )
+    with pytest.raises(ArtifactError, match="257"):
+        pack(Artifact(onnx_artifact.folder, manifest), name="tiny", out=tmp_path, unverified=True)
+
+
+def test_no_file_is_lost_whatever_the_folder_is_called(make_manifest, tmp_path):
+    """Commas and wildcards in a path, which the archiver takes apart, and files in a folder below reach the archive."""
+
+    def write(folder: Path):
+        (folder / "weights").mkdir()
+        (folder / "model.onnx").write_bytes(b"model")
+        (folder / "weights" / "part.bin").write_bytes(b"weights")
+        return make_manifest()
+
+    artifact = write_artifact(tmp_path / "run 1,[a]*?" / "onnx-fp32", write)
+    made = pack(artifact, name="tiny", out=tmp_path / "store", unverified=True)
+    with zipfile.ZipFile(made) as packed:
+        assert {name: packed.read(name) for name in ("model.onnx", "weights/part.bin")} == {
+            "model.onnx": b"model",
+            "weights/part.bin": b"weights",
+        }
+        assert packed.read("manifest.json") == (artifact.folder / "manifest.json").read_bytes()

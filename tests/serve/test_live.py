@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import concurrent.futures
+import io
 import os
 import shlex
+import shutil
+import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +26,19 @@ from segdeploy.core.errors import InputError, ServeError
 from segdeploy.core.imaging import decode_image
 from segdeploy.runtime.predictor import predict_labels
 from segdeploy.serve.client import predict
-from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, start, start_line, write_config
+from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, follow, start, start_line, stop_line, write_config
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def server(archive):
-    """The archive served with batches of up to four."""
+    """The archive served with batches of up to four, where a proxy is set that answers nothing."""
     pytest.importorskip("ts", reason="torchserve is not installed")
-    with start(archive, settings=Settings(batch_size=4, max_batch_delay_ms=50)) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("http_proxy", "http://127.0.0.1:9")
+        with start(archive, settings=Settings(batch_size=4, max_batch_delay_ms=50)) as running:
+            yield running
 
 
 def test_served_masks_are_the_in_process_masks(server, onnx_session, encoded):
@@ -57,6 +65,12 @@ def test_a_corrupt_image_gets_422_and_its_neighbours_their_masks(server, encoded
     assert "12 bytes of something else" in answers[1]
 
 
+def test_it_says_that_it_is_healthy(server):
+    """/ping answers 200."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(server.ping_url, timeout=20) as answer:
+        assert "Healthy" in answer.read().decode()
+
+
 def test_it_listens_on_loopback_only(server):
     """No socket of the server's processes listens on another address."""
     group = [process for process in psutil.process_iter() if _group(process) == server.pid]
@@ -74,9 +88,10 @@ def test_models_cannot_be_registered_from_outside(server):
     """The management interface neither loads a model from a URL nor removes the one that is served."""
     config = dict(line.split("=", 1) for line in (server.log.parent / CONFIG_NAME).read_text().splitlines() if "=" in line)
     base = config["management_address"] + "/models"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for method, url in (("POST", base + "?url=http://127.0.0.1:9/x.mar"), ("DELETE", base + "/tiny-1.x")):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=20)
+            opener.open(urllib.request.Request(url, method=method), timeout=20)
         assert refused.value.code in (403, 405)
 
 
@@ -86,14 +101,33 @@ def test_an_unknown_model_is_a_clear_error(server):
         predict(server.url + "x", b"anything")
 
 
-def test_nothing_is_left_after_stopping(archive):
-    """On leaving the block every process of the server is gone, and so is its folder."""
+def test_a_server_that_ends_by_itself_is_noticed_and_nothing_is_left(archive):
+    """Following a server that was killed ends with an error; after the block its processes and its folder are gone."""
     pytest.importorskip("ts", reason="torchserve is not installed")
-    with start(archive) as running:
-        assert psutil.pid_exists(running.pid)
+    shown = io.StringIO()
+    with pytest.raises(ServeError, match="it ended"), start(archive) as running:
         folder = running.log.parent
+        java = [one for one in psutil.Process(running.pid).children() if "java" in one.name()]
+        assert java
+        java[0].send_signal(signal.SIGKILL)
+        follow(running, shown)
+    assert "the model runs on" in shown.getvalue()
     assert not [process for process in psutil.process_iter() if _group(process) == running.pid]
     assert not folder.exists()
+
+
+def test_a_model_that_does_not_load_is_said_in_the_workers_words(archive, tmp_path):
+    """The handler refuses an archive that was altered, and the error quotes it; no process and no folder are left."""
+    pytest.importorskip("ts", reason="torchserve is not installed")
+    altered = tmp_path / "altered.mar"
+    with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(altered, "w") as copy:
+        for name in whole.namelist():
+            copy.writestr(name, whole.read(name)[::-1] if name == "model.onnx" else whole.read(name))
+    before = set(Path(tempfile.gettempdir()).glob("segdeploy-serve-*"))
+    with pytest.raises(ServeError, match="changed or damaged after the export"), start(altered):
+        pass
+    assert not [process for process in psutil.process_iter() if "altered" in " ".join(_words(process))]
+    assert set(Path(tempfile.gettempdir()).glob("segdeploy-serve-*")) <= before
 
 
 def test_the_line_that_pack_prints_serves_the_model(onnx_artifact, encoded, onnx_session, tmp_path, monkeypatch):
@@ -102,27 +136,37 @@ def test_the_line_that_pack_prints_serves_the_model(onnx_artifact, encoded, onnx
     from segdeploy.serve.archive import pack
 
     monkeypatch.chdir(tmp_path)
+    # Its own temp folder, or the pid file of a server that a developer runs beside would stop it.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TEMP", str(tmp_path))
+    monkeypatch.setenv("TS_CONFIG_FILE", "")  # which by itself makes TorchServe ignore --ts-config
     packed = pack(onnx_artifact, name="pasted", out=Path("model_store"), unverified=True)
     ports = Ports(*_free_ports())
     write_config(packed, Settings(), ports, Path("model_store") / CONFIG_NAME)
-    line = start_line(packed)
-    # Its own temp folder, or the pid file of a server that a developer runs beside would stop it.
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "TEMP": str(tmp_path)}
-    environment["PATH"] = f"{Path(os.sys.executable).parent}{os.pathsep}{environment['PATH']}"
     try:
         # Not through a pipe: the server keeps it open for as long as it runs.
-        subprocess.run(line, shell=True, check=True, env=environment, stdout=subprocess.DEVNULL, timeout=60)
+        subprocess.run(start_line(packed), shell=True, check=True, stdout=subprocess.DEVNULL, timeout=60)
         mask = _ask_until_up(f"http://127.0.0.1:{ports.inference}/predictions/pasted", encoded[0])
     finally:
-        stop = [word if word != "--start" else "--stop" for word in shlex.split(line)[1:3]]
-        subprocess.run(stop, check=True, env=environment, stdout=subprocess.DEVNULL, timeout=60)
+        subprocess.run(stop_line(), shell=True, check=True, stdout=subprocess.DEVNULL, timeout=60)
     assert np.array_equal(mask, predict_labels(onnx_session, decode_image(encoded[0], "test")))
 
 
-@pytest.mark.parametrize("missing", ["nowhere.mar", "folder"])
-def test_a_missing_archive_is_said_before_anything_starts(tmp_path, missing):
-    """Neither a wrong path nor a folder reaches TorchServe."""
-    (tmp_path / "folder").mkdir()
+def test_torchserve_is_typed_by_its_path_where_the_shell_does_not_find_it(archive, monkeypatch):
+    """Without the environment's bin folder on PATH the line still works; with it, it is the word that everyone knows."""
+    pytest.importorskip("ts", reason="torchserve is not installed")
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert Path(shlex.split(stop_line())[0]).is_file()
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin")
+    assert " torchserve --start " in start_line(archive)
+
+
+@pytest.mark.parametrize("missing", ["nowhere.mar", "folder.mar", "text.mar", "archive.zip"])
+def test_what_is_no_archive_is_said_before_anything_starts(archive, tmp_path, missing):
+    """Neither a wrong path nor a folder nor another file reaches TorchServe."""
+    (tmp_path / "folder.mar").mkdir()
+    (tmp_path / "text.mar").write_text("text")
+    shutil.copy(archive, tmp_path / "archive.zip")
     with pytest.raises(InputError, match="segdeploy pack"), start(tmp_path / missing):
         pass
 
@@ -135,13 +179,6 @@ def test_a_taken_port_is_said_before_anything_starts(archive):
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=str(port)), start(archive, port=port):
             pass
-
-
-def test_no_server_is_a_clear_error():
-    """A refused connection names the URL and the command that starts a server."""
-    port = _free_ports()[0]
-    with pytest.raises(ServeError, match="segdeploy serve"):
-        predict(f"http://127.0.0.1:{port}/predictions/tiny", b"anything")
 
 
 def _ask_until_up(url, body):
@@ -170,3 +207,10 @@ def _group(process):
         return os.getpgid(process.pid)
     except ProcessLookupError:
         return None
+
+
+def _words(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

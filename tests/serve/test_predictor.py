@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import os
 import shutil
 
 import numpy as np
@@ -12,7 +14,7 @@ from PIL import Image
 from segdeploy.core.imaging import decode_image
 from segdeploy.runtime.predictor import predict_labels
 from segdeploy.serve.handler import SegmentationHandler
-from segdeploy.serve.predictor import Predictor
+from segdeploy.serve.predictor import Predictor, open_predictor
 
 
 def labels_of(png):
@@ -83,6 +85,36 @@ def test_a_failure_inside_the_model_is_500_for_its_group_only(onnx_session, enco
     assert len(failed) == 3
     assert all(b"memory" not in answer.body and answer.phrase.isascii() for answer in failed)
     assert sum(answer.status == 200 for answer in answers) == 3
+
+
+def test_a_decoder_that_breaks_costs_its_own_image_only(onnx_session, encoded, monkeypatch, caplog):
+    """An unexpected exception while decoding is 500 for that item, with its reason in the log and not in the answer."""
+
+    def decode(body, source):
+        if body == b"evil":
+            raise NotImplementedError("pixel format 7")
+        return decode_image(body, source)
+
+    monkeypatch.setattr("segdeploy.serve.predictor.decode_image", decode)
+    answers = Predictor(onnx_session).answer([encoded[0], b"evil", encoded[2]])
+    assert [answer.status for answer in answers] == [200, 500, 200]
+    assert b"pixel" not in answers[1].body
+    assert "pixel format 7" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "gpu", "seen"), [(None, 1, "1"), ("4,7", 1, "7"), ("GPU-ab", 0, "GPU-ab"), ("", 0, "0"), ("4,7", None, "4,7")]
+)
+def test_a_worker_sees_its_own_gpu_only(onnx_artifact, monkeypatch, caplog, given, gpu, seen):
+    """TorchServe counts among the visible GPUs; what was given and what the model runs on are both logged."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given or "")
+    if given is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with caplog.at_level(logging.INFO):
+        open_predictor(onnx_artifact.folder, gpu)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+    assert ("the CPU" if gpu is None else f"GPU {gpu}") in caplog.text
+    assert "the model runs on c" in caplog.text
 
 
 class FakeContext:
