@@ -64,7 +64,7 @@ def test_a_refused_image_is_the_callers_error():
         (503, b"worker died", None, "503.*worker died"),
         (200, b"", None, "0 bytes of something else"),
         (200, b"<html>hello</html>", None, "18 bytes of something else"),
-        (200, PNG[:-20], None, "bytes of something else"),
+        (200, PNG[:-34], None, "bytes of something else"),
         (200, PNG, len(PNG) + 9, "IncompleteRead"),
     ],
 )

@@ -153,7 +153,7 @@ def test_data_root_reaches_wrapped_data_sets(tmp_path):
     config = load_config("upernet_r50_voc12aug_512x512_200e")
     _apply(config, tmp_path, Path("elsewhere"), resume=False, amp=False, seed=7)
     assert [one.data_root for one in config.train_dataloader.dataset.datasets] == [str(Path("elsewhere").resolve())] * 2
-    assert config.val_dataloader.dataset.data_root == "elsewhere"
+    assert config.val_dataloader.dataset.data_root == str(Path("elsewhere").resolve())
     assert config.randomness == {"seed": 7}
 
 
