@@ -24,6 +24,8 @@ Logits: TypeAlias = NDArray[np.float32]  # [N, K, h, w]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 _LARGEST_IMAGE_PIXELS = 64_000_000
+_STRIPE_ROWS = 64
+_Taps: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]
 _VOID_COLOUR = (224, 224, 192)  # as in PASCAL VOC's own masks
 
 
@@ -126,11 +128,32 @@ def resize_logits(logits: Logits, height: int, width: int, *, align_corners: boo
     """
     if logits.shape[2:] == (height, width):
         return logits
+    return _sample_columns(
+        _sample_rows(logits, _taps(logits.shape[2], height, align_corners=align_corners)), width, align_corners
+    )
+
+
+def resized_argmax(logits: Logits, height: int, width: int, *, align_corners: bool) -> NDArray[np.intp]:
+    """``resize_logits(...).argmax(1)`` without ever holding all the resized logits: K of them a pixel of a large photograph.
+
+    Args:
+        logits: float32 [N, K, h, w].
+        height: of the result.
+        width: of the result.
+        align_corners: as in torch.
+
+    Returns:
+        [N, height, width] labels, the same to the pixel.
+    """
+    if logits.shape[2:] == (height, width):
+        return logits.argmax(1)
     low, high, share = _taps(logits.shape[2], height, align_corners=align_corners)
-    share = share[:, None]
-    rows = logits[:, :, low] * (1 - share) + logits[:, :, high] * share
-    low, high, share = _taps(logits.shape[3], width, align_corners=align_corners)
-    return np.asarray(rows[..., low] * (1 - share) + rows[..., high] * share, np.float32)
+    labels = np.empty((len(logits), height, width), np.intp)
+    for start in range(0, height, _STRIPE_ROWS):
+        rows = slice(start, start + _STRIPE_ROWS)
+        stripe = _sample_rows(logits, (low[rows], high[rows], share[rows]))
+        labels[:, rows] = _sample_columns(stripe, width, align_corners).argmax(1)
+    return labels
 
 
 def label_png(labels: Labels, palette: Sequence[tuple[int, int, int]]) -> bytes:
@@ -168,6 +191,17 @@ def encode_png(image: Image) -> bytes:
     return bytes(data)
 
 
+def _sample_rows(logits: Logits, taps: _Taps) -> Logits:
+    low, high, share = taps
+    weight = share[:, None]
+    return logits[:, :, low] * (1 - weight) + logits[:, :, high] * weight
+
+
+def _sample_columns(logits: Logits, width: int, align_corners: bool) -> Logits:
+    low, high, share = _taps(logits.shape[3], width, align_corners=align_corners)
+    return np.asarray(logits[..., low] * (1 - share) + logits[..., high] * share, np.float32)
+
+
 def _taps(size: int, target: int, *, align_corners: bool) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """The two source samples of every target sample, and the second one's share.
 
@@ -195,8 +229,8 @@ def _check_size(data: bytes, source: str) -> None:
                 width, height = picture.size
     except Pillow.DecompressionBombError as error:  # Pillow's own limit lies above ours, and hides the size
         raise _too_large(source, str(error).split(",", maxsplit=1)[0]) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        return  # the decoder has the last word
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError, NotImplementedError):
+        return  # Pillow's plugins fail in all these ways on damaged files; the decoder has the last word
     if width * height > _LARGEST_IMAGE_PIXELS:
         raise _too_large(source, f"{width}x{height}")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.imaging import Image, Labels, Logits, network_size, resize_image, resize_logits
+from segdeploy.core.imaging import Image, Labels, Logits, network_size, resize_image, resize_logits, resized_argmax
 from segdeploy.core.manifest import Inference, Manifest
 from segdeploy.runtime.session import Session
 
@@ -53,7 +53,7 @@ def predict_batch(session: Session, images: Sequence[Image]) -> list[Labels]:
     logits = network_logits(session, batch)
     align = manifest.postprocess.align_corners
     return [
-        resize_logits(one[None], *image.shape[:2], align_corners=align)[0].argmax(0).astype(_mask_dtype(manifest))
+        resized_argmax(one[None], *image.shape[:2], align_corners=align)[0].astype(_mask_dtype(manifest))
         for one, image in zip(logits, images, strict=True)
     ]
 
