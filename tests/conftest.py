@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import json
 import shutil
-import subprocess
-import sys
-import textwrap
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,14 +19,6 @@ COLOURS = np.array([(90, 90, 90), (200, 40, 40), (40, 190, 50), (50, 60, 210), (
 CROP = (64, 96)
 # Height x width: landscape, portrait, smaller and larger than the network's input, odd; the last keeps its size.
 IMAGE_SIZES = ((75, 100), (120, 80), (49, 41), (131, 197), (77, 77), CROP)
-
-
-class Ended(NamedTuple):
-    """How a run of the command line ended."""
-
-    status: int
-    out: str
-    err: str
 
 
 def shapes_image(random, height, width):
@@ -392,72 +379,3 @@ def copied(tmp_path):
         return open_artifact(Path(shutil.copytree(artifact.folder, tmp_path / name)))
 
     return copy_artifact
-
-
-@pytest.fixture
-def main(tmp_path, monkeypatch, capsys, one_thread):
-    """Runs ``segdeploy ARGUMENTS`` in a folder of its own."""
-    from segdeploy.cli.main import main as entry
-
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["segdeploy", *map(str, arguments)])
-        capsys.readouterr()
-        status = 0
-        try:
-            entry()
-        except SystemExit as end:
-            status = end.code or 0
-        captured = capsys.readouterr()
-        return Ended(status, captured.out, captured.err)
-
-    return run
-
-
-@pytest.fixture
-def one_line():
-    """Holds an ended run to the contract of an error: exit 1, and one line of expected, got and fix."""
-
-    def check(ended, *words, status=1):
-        lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
-        assert ended.status == status, ended
-        assert len(lines) == 1, ended.err
-        assert "Traceback" not in ended.err
-        assert lines[0].startswith("error: expected ")
-        assert "; got " in lines[0]
-        assert lines[0].count("; ") >= 2, lines[0]
-        for word in words:
-            assert str(word) in lines[0], lines[0]
-
-    return check
-
-
-@pytest.fixture
-def run_python(tmp_path):
-    """Runs code in a fresh interpreter in which some packages cannot be imported; gives what it printed as JSON."""
-
-    def run(code, *, blocked=()):
-        script = f"""
-import importlib.abc, json, sys
-BLOCKED = {tuple(blocked)!r}
-
-class Blocker(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in BLOCKED:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-sys.meta_path.insert(0, Blocker())
-"""
-        done = subprocess.run(
-            [sys.executable, "-c", script + textwrap.dedent(code)],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
-
-    return run

@@ -30,7 +30,9 @@ DEFAULT_PORT = 8080
 CONFIG_NAME = "config.properties"
 _READY_TIMEOUT_S = 180
 _STOP_TIMEOUT_S = 20
+_WORDS_TIMEOUT_S = 10
 _POLL_S = 0.3
+_ERROR = re.compile(r"(Error|Exception)\b.*:")
 _LARGEST_MESSAGE_BYTES = 64 << 20
 _LARGEST_LOG_BYTES = 64 << 20
 
@@ -228,6 +230,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], name: str, ports: Ports,
         if process.poll() is not None:
             raise ServeError(expected="a running TorchServe", got=_reason(log), fix="run: segdeploy doctor")
         if "Worker disconnected" in log.read_text(errors="replace"):
+            _wait_for_words(log)
             raise ServeError(expected=f"a worker with the model '{name}'", got=_reason(log), fix="run: segdeploy doctor")
         try:
             with opener.open(url, timeout=5) as response:
@@ -242,10 +245,19 @@ def _wait_until_ready(process: subprocess.Popen[bytes], name: str, ports: Ports,
     )
 
 
+def _wait_for_words(log: Path) -> None:
+    """TorchServe copies a worker's last words into the log some time after it has noticed the worker's end."""
+    deadline = time.monotonic() + _WORDS_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if any("MODEL_LOG" in line and _ERROR.search(line) for line in log.read_text(errors="replace").splitlines()):
+            return
+        time.sleep(_POLL_S)
+
+
 def _reason(log: Path) -> str:
     """The line of the log that says most: what the worker's Python raised, else the first error, else the last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if re.search(r"(Error|Exception)\b.*:", line)]
+    errors = [line for line in lines if _ERROR.search(line)]
     raised = [line for line in errors if "MODEL_LOG" in line]
     return ([*raised[-1:], *errors[:1], *lines[-1:]] or ["no output"])[0].split("MODEL_LOG - ")[-1][:400]
 

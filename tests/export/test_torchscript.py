@@ -6,6 +6,8 @@ from segdeploy.core.errors import ExportError
 from segdeploy.export.options import Options
 from segdeploy.export.torchscript import write_torchscript
 
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+
 
 def test_runs_without_segdeploy(torchscript_artifact, eager):
     """The archive alone, loaded by torch.jit, takes uint8 RGB and gives mask and logits."""
