@@ -59,10 +59,12 @@ def command(
 
 def show_evaluation(title: str, result: Evaluation) -> None:
     """The table and the three means, as mmseg prints them."""
+    from rich.markup import escape
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
-    rows = [[one.name, number(one.iou), number(one.acc), f"{one.pixels:,}"] for one in result.classes]
+    # A class may be called anything; rich would read [this] as a colour.
+    rows = [[escape(one.name), number(one.iou), number(one.acc), f"{one.pixels:,}"] for one in result.classes]
     print_table(title, ["class", "IoU", "Acc", "pixels"], rows)
     click.echo(f"aAcc {result.aacc:.2f}   mIoU {result.miou:.2f}   mAcc {result.macc:.2f}")

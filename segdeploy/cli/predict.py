@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -33,6 +34,11 @@ def command(paths: tuple[Path, ...], out: Path, config: str | None, device: str,
     images = [image for path in paths[named:] for image in (list_images(path) if path.is_dir() else [path])]
     if not images:
         raise InputError(expected="an image or a folder of images", got="only a model", fix="name the images behind it")
+    twice = next((stem for stem, count in Counter(path.stem for path in images).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(
+            expected="images whose names differ", got=f"several called '{twice}'", fix="predict them into folders of their own"
+        )
     artifact = resolve_target(first if named else None, config)
     problems: list[SegdeployError] = []
     with open_session(artifact, device, threads) as session:  # type: ignore[arg-type]  # click.Choice holds it

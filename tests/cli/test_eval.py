@@ -47,3 +47,13 @@ def test_figures_that_cannot_be_written(main, one_line, onnx_artifact, labelled_
     Path("file").touch()
     ended = main("eval", onnx_artifact.folder, "--data", labelled_root, "--limit", "1", "--json", "file/x.json")
     one_line(ended, "a folder that can be written")
+
+
+def test_a_class_may_be_called_anything(capsys):
+    """Brackets in a class's name are shown, not read as markup."""
+    from segdeploy.cli.eval import show_evaluation
+    from segdeploy.core.metrics import ClassScore, Evaluation
+
+    score = ClassScore("b[/] [red]", 50.0, 60.0, 7)
+    show_evaluation("title", Evaluation(miou=50.0, macc=60.0, aacc=70.0, classes=(score,), images=1))
+    assert "b[/] [red]" in capsys.readouterr().out

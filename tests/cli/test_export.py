@@ -93,3 +93,9 @@ def test_failed_parity_is_exit_3(main, one_line, checkpoint_path, monkeypatch):
     assert json.loads(Path("exports/tiny/torchscript-fp32/manifest.json").read_text())["parity"]["verdict"] == "failed"
     ended = main("inspect", "exports/tiny/torchscript-fp32")
     assert "failed" in ended.out
+
+
+def test_a_name_cannot_lead_out_of_the_folder(main, one_line, checkpoint_path, tmp_path):
+    """A name is one folder under --out, nothing else."""
+    one_line(main("export", checkpoint_path, "--to", "torchscript", "--name", "../escape"), "../escape")
+    assert not (tmp_path.parent / "escape").exists()

@@ -65,3 +65,11 @@ def test_bad_inputs(main, one_line, onnx_artifact, images_folder):
     one_line(main("predict", onnx_artifact.folder, "none.png", "--out", "out"), "'none.png'")
     assert not Path("out").exists()
     one_line(main("predict", onnx_artifact.folder, picture, "--out", "file"), "a folder that can be written")
+
+
+def test_two_images_of_one_name_are_refused(main, one_line, onnx_artifact, images_folder, tmp_path):
+    """Both results would have the same file name."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "1.png").write_bytes((images_folder / "1.png").read_bytes())
+    one_line(main("predict", onnx_artifact.folder, images_folder / "1.png", "other/1.png", "--out", "out"), "'1'")
+    assert not (tmp_path / "out").exists()
