@@ -229,7 +229,7 @@ def _check_size(data: bytes, source: str) -> None:
                 width, height = picture.size
     except Pillow.DecompressionBombError as error:  # Pillow's own limit lies above ours, and hides the size
         raise _too_large(source, str(error).split(",", maxsplit=1)[0]) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError, NotImplementedError):
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError):
         return  # Pillow's plugins fail in all these ways on damaged files; the decoder has the last word
     if width * height > _LARGEST_IMAGE_PIXELS:
         raise _too_large(source, f"{width}x{height}")
