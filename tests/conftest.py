@@ -273,11 +273,12 @@ def run_mmseg(tmp_path_factory, one_thread):
         from segdeploy.core.mmseg import load_mmseg
 
         load_mmseg()
-        config = Config.fromstring(torch.load(path, weights_only=True)["meta"]["cfg"], ".py")
+        # Made by these tests: history buffers and all may be unpickled.
+        config = Config.fromstring(torch.load(path, weights_only=False)["meta"]["cfg"], ".py")
         loader = config.test_dataloader
         loader.update(num_workers=0, persistent_workers=False)
-        prefix = {"img_path": "img_dir/val", "seg_map_path": "ann_dir/val"}
-        loader.dataset.update(data_prefix=prefix, **{key: str(v) if key == "data_root" else v for key, v in dataset.items()})
+        given = {"data_prefix": {"img_path": "img_dir/val", "seg_map_path": "ann_dir/val"}} | dataset
+        loader.dataset.update({key: str(v) if key == "data_root" else v for key, v in given.items()})
         runner = Runner(
             model=config.model,
             work_dir=str(tmp_path_factory.mktemp("mmseg")),

@@ -111,10 +111,11 @@ def train(places: Places) -> Trained:
     from segdeploy.runtime import open_session
     from segdeploy.runtime.evaluate import evaluate
     from segdeploy.runtime.open import eager_artifact
+    from segdeploy.training.train import Settings
     from segdeploy.training.train import train as run_training
 
     resume = (places.work_dir / "last_checkpoint").is_file()
-    result = run_training(CONFIG, work_dir=places.work_dir, data_root=places.data, resume=resume)
+    result = run_training(CONFIG, Settings(work_dir=places.work_dir, data_root=places.data, resume=resume))
     with open_session(eager_artifact(result.checkpoint)) as session:
         evaluation = evaluate(session, find_samples(places.data, "val"), label="eval the checkpoint")
     return Trained(str(result.checkpoint), evaluation)

@@ -36,6 +36,12 @@ def progress_bar(label: str, total: int, *, done: int = 0) -> Iterator[Advance]:
         yield _plain_lines(label, total, done)
 
 
+def say(text: str) -> None:
+    """A line on stderr: what a user should know while something long goes on, and what no result depends on."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
     """Iterate over ``items`` with a bar on stderr."""
     with progress_bar(label, total) as advance:
@@ -85,8 +91,8 @@ def _plain_lines(label: str, total: int, done: int) -> Advance:
         finished = count - steps < total <= count
         if finished or now - last >= _PLAIN_INTERVAL_S:
             last = now
-            tail = f"  {note}" if note else ""
-            sys.stderr.write(f"{label}: {count}/{total}  {now - started:.0f} s{tail}\n")
-            sys.stderr.flush()
+            taken = now - started
+            left = f", {taken * (total - count) / (count - done):.0f} s left" if done < count < total else ""
+            say(f"{label}: {count}/{total}  {taken:.0f} s{left}{f'  {note}' if note else ''}")
 
     return advance

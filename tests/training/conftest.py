@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from segdeploy.training.synthetic import write_synthetic_voc
-from segdeploy.training.train import train
+from segdeploy.training.train import Settings, train
 
 CONFIG = "upernet_r18_synthetic"
 TINY = {
@@ -27,11 +27,11 @@ def tiny():
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "synthetic"
-    write_synthetic_voc(root, train=8, val=4, size=(48, 64), classes=5, seed=3)
+    write_synthetic_voc(root, train=8, val=5, size=(48, 64), classes=5, seed=3)
     return root
 
 
 @pytest.fixture(scope="session")
 def run(synthetic, tmp_path_factory):
     """One epoch of two iterations."""
-    return train(CONFIG, work_dir=tmp_path_factory.mktemp("run") / "tiny", data_root=synthetic, options=TINY)
+    return train(CONFIG, Settings(work_dir=tmp_path_factory.mktemp("run") / "tiny", data_root=synthetic, options=TINY))

@@ -9,7 +9,8 @@ import pytest
 
 from segdeploy.core.checkpoint import load_checkpoint
 from segdeploy.core.errors import CheckpointError, ConfigError, DivergedError, InputError
-from segdeploy.training.train import _whole_files, train
+from segdeploy.training.runner import whole_files
+from segdeploy.training.train import Settings, configure, train
 
 CONFIG = "upernet_r18_synthetic"
 
@@ -39,7 +40,7 @@ def test_resume_goes_on(run, synthetic, tmp_path, tiny):
     """A resumed run starts at the epoch after the last one, also when its folder was moved."""
     place = tmp_path / "moved"
     shutil.copytree(run.work_dir, place, ignore=shutil.ignore_patterns("2*"))
-    train(CONFIG, work_dir=place, data_root=synthetic, resume=True, options=tiny | {"train_cfg.max_epochs": "2"})
+    train(CONFIG, Settings(work_dir=place, data_root=synthetic, resume=True, options=tiny | {"train_cfg.max_epochs": "2"}))
     text = log_of(place)
     assert "Epoch(train) [2]" in text
     assert "Epoch(train) [1]" not in text
@@ -58,7 +59,7 @@ def test_console_stays_clean(run, capfd):
 def test_nothing_to_resume(synthetic, tmp_path):
     """--resume without an earlier run is one line."""
     with pytest.raises(CheckpointError, match="run to resume"):
-        train(CONFIG, work_dir=tmp_path, data_root=synthetic, resume=True)
+        train(CONFIG, Settings(work_dir=tmp_path, data_root=synthetic, resume=True))
 
 
 @pytest.mark.parametrize("damage", ["cut", "pickle"])
@@ -68,7 +69,7 @@ def test_resume_from_a_bad_checkpoint(run, synthetic, tmp_path, damage, tiny):
     path.write_bytes((run.work_dir / path.name).read_bytes()[:9000] if damage == "cut" else pickle.dumps(Hostile()))
     (tmp_path / "last_checkpoint").write_text(str(path))
     with pytest.raises(CheckpointError, match=r"epoch_1\.pth"):
-        train(CONFIG, work_dir=tmp_path, data_root=synthetic, resume=True, options=tiny)
+        train(CONFIG, Settings(work_dir=tmp_path, data_root=synthetic, resume=True, options=tiny))
 
 
 class Hostile:
@@ -79,7 +80,7 @@ class Hostile:
 def test_no_data(tmp_path):
     """A missing data set is said before anything is built."""
     with pytest.raises(InputError, match="segdeploy data synth"):
-        train(CONFIG, work_dir=tmp_path / "run", data_root=tmp_path / "none")
+        train(CONFIG, Settings(work_dir=tmp_path / "run", data_root=tmp_path / "none"))
     assert not (tmp_path / "run").exists()
 
 
@@ -88,7 +89,7 @@ def test_missing_image(synthetic, tmp_path, tiny):
     shutil.copytree(synthetic, tmp_path / "data")
     (tmp_path / "data/VOCdevkit/VOC2012/JPEGImages/train_00005.jpg").unlink()
     with pytest.raises(InputError, match=r"train_00005\.jpg"):
-        train(CONFIG, work_dir=tmp_path / "run", data_root=tmp_path / "data", options=tiny)
+        train(CONFIG, Settings(work_dir=tmp_path / "run", data_root=tmp_path / "data", options=tiny))
 
 
 def test_no_images(synthetic, tmp_path, tiny):
@@ -96,13 +97,13 @@ def test_no_images(synthetic, tmp_path, tiny):
     shutil.copytree(synthetic, tmp_path / "data")
     (tmp_path / "data/VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt").write_text("")
     with pytest.raises((InputError, ConfigError)):
-        train(CONFIG, work_dir=tmp_path / "run", data_root=tmp_path / "data", options=tiny)
+        train(CONFIG, Settings(work_dir=tmp_path / "run", data_root=tmp_path / "data", options=tiny))
 
 
 def test_fewer_images_than_a_batch(synthetic, tmp_path, tiny):
     """Where the last batch is dropped and there is no other, nothing would be learned: refused."""
     with pytest.raises(InputError, match="at least one batch of 16"):
-        train(CONFIG, work_dir=tmp_path, data_root=synthetic, options=tiny | {"train_dataloader.batch_size": "16"})
+        train(CONFIG, Settings(work_dir=tmp_path, data_root=synthetic, options=tiny | {"train_dataloader.batch_size": "16"}))
 
 
 def test_other_classes(synthetic, tmp_path, tiny):
@@ -110,7 +111,7 @@ def test_other_classes(synthetic, tmp_path, tiny):
     shutil.copytree(synthetic, tmp_path / "data")
     (tmp_path / "data" / "classes.json").write_text('{"classes": ["background", "circle"], "palette": [[0, 0, 0], [1, 1, 1]]}')
     with pytest.raises(InputError, match="--classes 5"):
-        train(CONFIG, work_dir=tmp_path / "run", data_root=tmp_path / "data", options=tiny)
+        train(CONFIG, Settings(work_dir=tmp_path / "run", data_root=tmp_path / "data", options=tiny))
 
 
 @pytest.mark.parametrize(
@@ -125,14 +126,14 @@ def test_other_classes(synthetic, tmp_path, tiny):
 def test_config_that_does_not_fit(synthetic, tmp_path, options, tiny):
     """A config that cannot be built is one line, whichever part is wrong."""
     with pytest.raises(ConfigError) as caught:
-        train(CONFIG, work_dir=tmp_path, data_root=synthetic, options=tiny | options)
+        train(CONFIG, Settings(work_dir=tmp_path, data_root=synthetic, options=tiny | options))
     assert "\n" not in str(caught.value)
 
 
 def test_diverged(synthetic, tmp_path, tiny):
     """A loss that is no number ends the run, and names the images of the batch."""
     with pytest.raises(DivergedError, match=r"train_0000\d\.jpg"):
-        train(CONFIG, work_dir=tmp_path, data_root=synthetic, options=tiny | {"optim_wrapper.optimizer.lr": "1e20"})
+        train(CONFIG, Settings(work_dir=tmp_path, data_root=synthetic, options=tiny | {"optim_wrapper.optimizer.lr": "1e20"}))
 
 
 def test_amp_needs_cuda(synthetic, tmp_path, tiny):
@@ -142,19 +143,26 @@ def test_amp_needs_cuda(synthetic, tmp_path, tiny):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     with pytest.raises(InputError, match="--amp"):
-        train(CONFIG, work_dir=tmp_path, data_root=synthetic, amp=True, options=tiny)
+        train(CONFIG, Settings(work_dir=tmp_path, data_root=synthetic, amp=True, options=tiny))
 
 
 def test_data_root_reaches_wrapped_data_sets(tmp_path):
     """--data-root is set in every part of a concatenated data set."""
-    from segdeploy.core.configs import load_config
-    from segdeploy.training.train import _apply
-
-    config = load_config("upernet_r50_voc12aug_512x512_200e")
-    _apply(config, tmp_path, Path("elsewhere"), resume=False, amp=False, seed=7)
-    assert [one.data_root for one in config.train_dataloader.dataset.datasets] == [str(Path("elsewhere").resolve())] * 2
-    assert config.val_dataloader.dataset.data_root == str(Path("elsewhere").resolve())
+    voc = make_voc(tmp_path)
+    config, _ = configure("upernet_r50_voc12aug_512x512_200e", Settings(data_root=tmp_path, seed=7))
+    assert [one.data_root for one in config.train_dataloader.dataset.datasets] == [str(voc.resolve())] * 2
+    assert config.val_dataloader.dataset.data_root == str(voc.resolve())
     assert config.randomness == {"seed": 7}
+
+
+def make_voc(root):
+    """The folders and lists that a VOC config asks for, empty."""
+    voc = root / "VOCdevkit" / "VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"):
+        (voc / folder).mkdir(parents=True)
+    for split in ("train", "val", "aug"):
+        (voc / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("")
+    return voc
 
 
 def test_checkpoints_are_whole(tmp_path, monkeypatch):
@@ -164,7 +172,7 @@ def test_checkpoints_are_whole(tmp_path, monkeypatch):
     path = tmp_path / "epoch_1.pth"
     path.write_bytes(b"older")
     before = LocalBackend.put
-    with _whole_files(), monkeypatch.context() as patch:
+    with whole_files(), monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", lambda self, data: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             LocalBackend().put(b"newer", str(path))
