@@ -121,9 +121,7 @@ def _launch_all(processes: int, nodes: int, node_rank: int, master: str | None) 
     from segdeploy.training.distributed import launch
 
     # The same command line again: a process that finds its place in the environment does not launch others.
-    code = launch(
-        sys.argv[1:], processes=processes, nodes=nodes, node_rank=node_rank, master=master or "127.0.0.1:0"
-    )
+    code = launch(sys.argv[1:], processes=processes, nodes=nodes, node_rank=node_rank, master=master or "127.0.0.1:0")
     if code:
         sys.exit(code)
 

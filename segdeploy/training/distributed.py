@@ -95,9 +95,7 @@ def connected(place: Place | None) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def launch(
-    arguments: Sequence[str], *, processes: int, nodes: int = 1, node_rank: int = 0, master: str = "127.0.0.1:0"
-) -> int:
+def launch(arguments: Sequence[str], *, processes: int, nodes: int = 1, node_rank: int = 0, master: str = "127.0.0.1:0") -> int:
     """Start ``segdeploy ARGUMENTS`` once a process, through torchrun's own launcher, and wait.
 
     Args:

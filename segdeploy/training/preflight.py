@@ -13,7 +13,7 @@ from segdeploy.core.errors import ConfigError, InputError
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 # Top-level names that configs define for their own use and that look like something MMEngine reads.
-_OWN_NAMES = frozenset({"optimizer", "data", "dataset", "test_dataset", "load_from", "img_norm_cfg"})
+_OWN_NAMES = frozenset({"optimizer", "data", "dataset", "models", "test_dataset"})
 
 
 def datasets_of(config: Any, loader: str) -> Iterator[Any]:
@@ -42,7 +42,7 @@ def check_keys(config: Any, name: str) -> None:
     for key in config:
         if key in known or key in _OWN_NAMES:
             continue
-        close = difflib.get_close_matches(key, known - set(config), n=1, cutoff=0.87)
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.87)
         if close:
             raise ConfigError(
                 expected=f"keys that MMEngine reads in the config '{name}'",

@@ -35,7 +35,7 @@ class ExactRunner(Runner):
         super().register_hook(hook, priority)
 
     @staticmethod
-    def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> Any:  # noqa: FBT001, FBT002  MMEngine's
+    def build_dataloader(dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False) -> Any:
         """As MMEngine does, with samples seeded by their place in the run. Loaders that do not shuffle stay as they are."""
         shuffles = isinstance(dataloader, dict) and (dataloader.get("sampler") or {}).get("shuffle", False)
         if not shuffles or "num_batch_per_epoch" in dataloader:  # part of an epoch has no place to seed from
@@ -69,13 +69,20 @@ class ExactRunner(Runner):
             fit, _ = fit_weights(model, self._plain(self._load_from))
             if not any(name.startswith("backbone.") for name in fit.left):
                 backbone.init_cfg = None
-        super()._init_model_weights()
+        try:
+            super()._init_model_weights()
+        except OSError as error:  # also a URLError: initial weights are mostly downloads
+            raise CheckpointError(
+                expected="the initial weights that the config names (pretrained, or init_cfg of type Pretrained)",
+                got=str(error),
+                fix="fetch them where there is a network, or pass --load-from CKPT or --cfg-options model.pretrained=None",
+            ) from error
 
     def load_checkpoint(
         self,
         filename: str,
         map_location: Any = "cpu",  # noqa: ARG002  tensors are copied to where the model's are
-        strict: bool = False,  # noqa: FBT001, FBT002, ARG002
+        strict: bool = False,  # noqa: ARG002
         revise_keys: Any = None,  # noqa: ARG002
     ) -> Any:
         """Load weights from plain data; what does not fit is said, and refused where a run is resumed.

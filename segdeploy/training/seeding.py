@@ -67,7 +67,7 @@ class EpochSampler:
 
 
 class StreamSampler:
-    """A sampler that never ends and can be wound forward, such as MMEngine's InfiniteSampler; yields ``visit * size + index``."""
+    """A sampler that never ends and can be wound forward, such as InfiniteSampler; yields ``visit * size + index``."""
 
     def __init__(self, sampler: Any, size: int) -> None:
         self._sampler = sampler

@@ -278,7 +278,11 @@ def _compile_training(part: Any) -> None:
 
     plain = part.forward
     fast = torch.compile(plain)
-    part.forward = lambda *inputs, **named: (fast if part.training else plain)(*inputs, **named)
+
+    def forward(*inputs: Any, **named: Any) -> Any:
+        return (fast if part.training else plain)(*inputs, **named)
+
+    part.forward = forward
 
 
 @contextlib.contextmanager

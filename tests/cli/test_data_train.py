@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from segdeploy.cli.main import cli
 from segdeploy.core.errors import InputError
-from segdeploy.training.train import TrainResult
+from segdeploy.training.train import Settings, TrainResult
 
 
 def invoke(*arguments):
@@ -50,23 +50,30 @@ def test_train_options(monkeypatch, tmp_path, arguments):
     """Every option reaches the trainer; --cfg-options takes several pairs, as mmseg's does."""
     given = {}
 
-    def train(config, **kwargs):
-        given.update(kwargs, config=config)
+    def train(config, settings):
+        given.update(config=config, settings=settings)
         return TrainResult(tmp_path / "best.pth", 81.234, tmp_path)
 
     monkeypatch.setattr("segdeploy.training.train.train", train)
-    result = invoke(
-        "train", "some_config", "--work-dir", "w", "--data-root", "d", "--resume", "--amp", "--seed", "4", *arguments
-    )
+    flags = ("--resume", "--amp", "--channels-last", "--compile", "--auto-scale-lr")
+    values = ("--work-dir", "w", "--data-root", "d", "--seed", "4", "--load-from", "c.pth", "--epochs", "3")
+    result = invoke("train", "some_config", *flags, *values, *arguments)
     assert result.exit_code == 0, result.output
     assert given == {
         "config": "some_config",
-        "work_dir": Path("w"),
-        "data_root": Path("d"),
-        "resume": True,
-        "amp": True,
-        "seed": 4,
-        "options": {"a": "1", "b.c": "x=y"},
+        "settings": Settings(
+            work_dir=Path("w"),
+            data_root=Path("d"),
+            resume=True,
+            load_from="c.pth",
+            epochs=3,
+            amp=True,
+            channels_last=True,
+            compile=True,
+            auto_scale_lr=True,
+            seed=4,
+            options={"a": "1", "b.c": "x=y"},
+        ),
     }
     assert f"checkpoint: {tmp_path / 'best.pth'}" in result.output
     assert "81.23 %" in result.output
@@ -81,6 +88,27 @@ def test_next_command_is_short_where_it_can_be(monkeypatch, tmp_path):
     result = invoke("train", "x")
     assert "segdeploy export --to onnx" in result.output
     assert "not measured" in result.output
+
+
+@pytest.mark.parametrize("pair", [("--epochs", "--iterations"), ("--gpus", "--processes")])
+def test_options_that_exclude_each_other(pair):
+    """Two lengths, or two kinds of processes, are wrong usage."""
+    assert invoke("train", "x", pair[0], "2", pair[1], "2").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--nodes", "2"), "--master HOST:PORT"),
+        (("--nodes", "2", "--node-rank", "2", "--master", "a:1"), "--node-rank 0..1"),
+        (("--gpus", "64"), "64 GPUs"),
+    ],
+)
+def test_machines_that_are_not_there(arguments, said):
+    """What is missing to start several processes is one line, before any is started."""
+    result = invoke("train", "upernet_r18_synthetic", *arguments)
+    assert isinstance(result.exception, InputError)
+    assert said in str(result.exception)
 
 
 def test_train_option_without_value():

@@ -25,7 +25,7 @@ def test_a_long_job_speaks_now_and_then(capsys, monkeypatch):
     with progress_bar("work", 100) as advance:
         for _ in range(3):
             advance()
-    assert capsys.readouterr().err == "work: 2/100  11 s\n"
+    assert capsys.readouterr().err == "work: 2/100  11 s, 539 s left\n"
 
 
 def test_track(capsys):

@@ -76,9 +76,7 @@ def test_two_machines_validate_what_is_saved(synthetic, tmp_path, tiny, run_mmse
         master = f"127.0.0.1:{probe.getsockname()[1]}"
     options = tiny | {"train_dataloader.batch_size": "2"}
     machines = [
-        segdeploy(
-            *arguments(tmp_path / "run", synthetic, options, "--nodes", "2", "--node-rank", rank, "--master", master)
-        )
+        segdeploy(*arguments(tmp_path / "run", synthetic, options, "--nodes", "2", "--node-rank", rank, "--master", master))
         for rank in (0, 1)
     ]
     (out, err), (silent, other) = (machine.communicate(timeout=300) for machine in machines)

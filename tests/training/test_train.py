@@ -178,3 +178,41 @@ def test_checkpoints_are_whole(tmp_path, monkeypatch):
             LocalBackend().put(b"newer", str(path))
     assert LocalBackend.put is before
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"epoch_1.pth": b"older"}
+
+
+def test_channels_last(synthetic, tmp_path, tiny):
+    """The network runs in NHWC memory order, and its checkpoint is a checkpoint like any other."""
+    import torch
+
+    orders = []
+
+    def hook(module, inputs, output):
+        if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[1:]) > 1:
+            orders.append(output.is_contiguous(memory_format=torch.channels_last) and not output.is_contiguous())
+
+    handle = torch.nn.modules.module.register_module_forward_hook(hook)
+    try:
+        result = train(CONFIG, Settings(work_dir=tmp_path, data_root=synthetic, channels_last=True, options=tiny))
+    finally:
+        handle.remove()
+    assert sum(orders) > 0.9 * len(orders) > 0
+    load_checkpoint(result.checkpoint)
+
+
+def test_compile_is_for_training_alone(synthetic, tmp_path, tiny, monkeypatch):
+    """Each part is compiled, used in training steps, and left out where validation runs images of many sizes."""
+    import torch
+
+    calls = []
+
+    def compiled(function):
+        def forward(*inputs):
+            calls.append(function.__self__)
+            return function(*inputs)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    options = tiny | {"train_cfg.val_interval": "1"}
+    train(CONFIG, Settings(work_dir=tmp_path, data_root=synthetic, compile=True, options=options))
+    assert [type(part).__name__ for part in calls] == ["ResNet", "UPerHead"] * 2
