@@ -21,6 +21,7 @@ from segdeploy.core.errors import ExportError
 from segdeploy.core.manifest import Bounds, Manifest
 from segdeploy.core.model import version_of
 from segdeploy.export.graph import DeployGraph
+from segdeploy.export.onnx_names import name_nodes
 from segdeploy.export.options import Options
 from segdeploy.export.shapes import example_shape
 
@@ -56,6 +57,7 @@ def write_onnx(graph: DeployGraph, manifest: Manifest, folder: Path, options: Op
                 verbose=False,
             )
             assert program is not None
+            name_nodes(program.model)
             program.model.metadata_props.update(_facts(manifest))
             path = folder / "model.onnx"
             program.save(str(path), external_data=weights_bytes > _LARGEST_FILE_BYTES)
