@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,12 +44,13 @@ def test_nodes_are_where_the_modules_are(model, mmseg_model):
 def test_no_paths(onnx_artifact):
     """Nothing of the machine that exported is in the file."""
     content = onnx_artifact.model_path.read_bytes()
-    for trace in (b"site-packages", b"segdeploy/", b'File "', os.getcwd().encode()):
+    for trace in (b"site-packages", b"segdeploy/", b'File "', str(Path.cwd()).encode()):
         assert trace not in content
 
 
 AGAIN = """
 import sys
+from pathlib import Path
 from pathlib import Path
 from segdeploy.core.checkpoint import load_checkpoint
 from segdeploy.export.export import export_model
