@@ -1,0 +1,122 @@
+"""How far logits are from those of the reference: figures over any number of batches, in memory that does not grow.
+
+Axes: N images, K classes, h and w of the logits.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+
+from segdeploy.core.imaging import Logits
+
+# Stands for an infinite error: JSON has no infinity, and a verdict must be readable again.
+LARGEST = float(np.finfo(np.float32).max)
+
+# Errors are counted in 50 bins a decade, so that a quantile is known to 5 %; below the first edge all are as good as none.
+_BINS_A_DECADE = 50
+_LOWEST_DECADE, _HIGHEST_DECADE = -9, 3
+_BINS = (_HIGHEST_DECADE - _LOWEST_DECADE) * _BINS_A_DECADE
+
+
+class LogitFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Differences of logits.
+
+    Attributes:
+        max_abs: the largest absolute difference.
+        mean_abs: the mean of them.
+        p99_abs: 99 % of them lie at or below this, to 5 % of its value.
+        scale: the largest absolute reference logit.
+        relative_l2: length of the difference over length of the reference, both as one vector.
+        cosine: of the angle between the two.
+        psnr_db: peak signal to noise, the peak being ``scale``; None where there is no difference.
+        decades: how many differences have which order of magnitude: (-5, n) for 1e-5 up to 1e-4; the first also counts all
+            that are smaller, the last all that are larger.
+        class_max_abs: the largest of each class.
+        not_finite: how many values of the candidate are NaN or infinite where the reference's are not, or the reverse.
+    """
+
+    max_abs: float
+    mean_abs: float
+    p99_abs: float
+    scale: float
+    relative_l2: float
+    cosine: float
+    psnr_db: float | None
+    decades: tuple[tuple[int, int], ...]
+    class_max_abs: tuple[float, ...]
+    not_finite: int
+
+
+class LogitErrors:
+    """Collects differences, batch by batch."""
+
+    def __init__(self) -> None:
+        self._count = self._not_finite = 0
+        self._sum_abs = self._square = self._dot = self._reference = self._candidate = self._scale = 0.0
+        self._bins = np.zeros(_BINS, np.int64)
+        self._class_max = np.zeros(0)
+
+    def add(self, reference: Logits, candidate: Logits) -> float:
+        """Count the differences of one batch, float32 [N, K, h, w] each.
+
+        A NaN or an infinity on either side is the largest difference there is.
+
+        Returns:
+            The largest difference of this batch.
+        """
+        ours, theirs = candidate.astype(np.float64), reference.astype(np.float64)
+        finite = np.isfinite(ours) & np.isfinite(theirs)
+        error = np.abs(np.where(finite, ours - theirs, LARGEST))
+        self._not_finite += int(finite.size - finite.sum())
+        ours, theirs = np.where(finite, ours, 0.0), np.where(finite, theirs, 0.0)
+        self._count += error.size
+        self._sum_abs += float(np.minimum(error, LARGEST).sum())
+        self._square += float((np.where(finite, error, 0.0) ** 2).sum())
+        self._dot += float((ours * theirs).sum())
+        self._reference += float((theirs**2).sum())
+        self._candidate += float((ours**2).sum())
+        self._scale = max(self._scale, float(np.abs(theirs).max()))
+        with np.errstate(divide="ignore"):
+            places = np.floor((np.log10(error) - _LOWEST_DECADE) * _BINS_A_DECADE)
+        self._bins += np.bincount(np.clip(places, 0, _BINS - 1).astype(np.int64).ravel(), minlength=_BINS)
+        by_class = error.max(axis=(0, 2, 3))
+        self._class_max = np.maximum(self._class_max, by_class) if self._class_max.size else by_class
+        return float(by_class.max())
+
+    def figures(self) -> LogitFigures:
+        """Everything counted so far; at least one batch."""
+        length = math.sqrt(self._reference)
+        both = length * math.sqrt(self._candidate)
+        mean_square = self._square / self._count
+        exact = mean_square == 0 and not self._not_finite
+        decades = self._bins.reshape(-1, _BINS_A_DECADE).sum(1)
+        first, last = _span(decades)
+        return LogitFigures(
+            max_abs=float(self._class_max.max()),
+            mean_abs=min(self._sum_abs / self._count, LARGEST),
+            p99_abs=self._quantile(0.99),
+            scale=self._scale,
+            relative_l2=math.sqrt(self._square) / length if length else (0.0 if exact else LARGEST),
+            cosine=self._dot / both if both else (1.0 if exact else 0.0),
+            psnr_db=None if exact or not mean_square or not self._scale else 10 * math.log10(self._scale**2 / mean_square),
+            decades=tuple((_LOWEST_DECADE + place, int(decades[place])) for place in range(first, last)),
+            class_max_abs=tuple(float(value) for value in self._class_max),
+            not_finite=self._not_finite,
+        )
+
+    def _quantile(self, share: float) -> float:
+        place = int(np.searchsorted(np.cumsum(self._bins), share * self._count))
+        if place == 0:
+            return min(float(self._class_max.max()), 10.0**_LOWEST_DECADE)
+        if place >= _BINS - 1:
+            return float(self._class_max.max())
+        return min(10 ** (_LOWEST_DECADE + (place + 1) / _BINS_A_DECADE), float(self._class_max.max()))
+
+
+def _span(decades: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> tuple[int, int]:
+    """From the first to behind the last decade that holds something."""
+    places = np.flatnonzero(decades)
+    return int(places[0]), int(places[-1]) + 1
