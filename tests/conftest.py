@@ -263,9 +263,12 @@ def mmseg_model(checkpoint_path):
 
 @pytest.fixture(scope="session")
 def run_mmseg(tmp_path_factory, one_thread):
-    """mmseg's own Runner.test() on a checkpoint with the config inside it: {aAcc, mIoU, mAcc}, rounded to two digits."""
+    """mmseg's own Runner.test() on a checkpoint with the config inside it: {aAcc, mIoU, mAcc}, rounded to two digits.
 
-    def run(path, **dataset):
+    With a pipeline, as mmseg's tools/test.py --tta does it.
+    """
+
+    def run(path, tta_pipeline=None, **dataset):
         import torch
         from mmengine.config import Config
         from mmengine.runner import Runner
@@ -279,6 +282,9 @@ def run_mmseg(tmp_path_factory, one_thread):
         loader.update(num_workers=0, persistent_workers=False)
         given = {"data_prefix": {"img_path": "img_dir/val", "seg_map_path": "ann_dir/val"}} | dataset
         loader.dataset.update({key: str(v) if key == "data_root" else v for key, v in given.items()})
+        if tta_pipeline is not None:
+            loader.dataset.pipeline = tta_pipeline
+            config.model = {"type": "SegTTAModel", "module": config.model}
         runner = Runner(
             model=config.model,
             work_dir=str(tmp_path_factory.mktemp("mmseg")),

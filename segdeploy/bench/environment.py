@@ -12,20 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from segdeploy.bench.result import Environment, Load
-from segdeploy.core.model import version_of
+from segdeploy.core.versions import installed_versions
 from segdeploy.runtime.open import usable_cpus
 
-_PACKAGES = (
-    "segdeploy",
-    "torch",
-    "onedl-mmsegmentation",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "tensorrt",
-    "tensorrt-rtx-cu13",
-    "numpy",
-    "opencv-python-headless",
-)
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _NVIDIA_SMI_TIMEOUT_S = 20
 
@@ -40,7 +29,7 @@ def read_environment() -> Environment:
         gpus=_gpus(),
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
-        packages={name: version for name in _PACKAGES if (version := version_of(name))},
+        packages=installed_versions(),
         load=Load(before=load_average(), after=None, other_cpus=None, cpus=os.cpu_count()),
     )
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from segdeploy.cli.options import checkpoint_option, config_option, device_option, json_option, threads_option, write_json
+from segdeploy.cli.options import (
+    checkpoint_option,
+    config_option,
+    device_option,
+    json_option,
+    threads_option,
+    typed_command,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from segdeploy.bench.result import BenchReport
@@ -98,14 +106,6 @@ def command(
     check_any_ran(report, backends)
     if html_path is None:
         click.echo("next: segdeploy bench --html bench.html for plots and pictures", err=True)
-
-
-def typed_command() -> str:
-    """The command line as it was typed, ready to be pasted."""
-    import shlex
-    import sys
-
-    return shlex.join(["segdeploy", *sys.argv[1:]])
 
 
 def check_any_ran(report: BenchReport, backends: tuple[str, ...]) -> None:

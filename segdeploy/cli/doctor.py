@@ -19,7 +19,6 @@ def command() -> None:
     gpu = local_gpu()
     click.echo(f"{platform.platform()}, Python {platform.python_version()}, {usable_cpus()} CPUs usable")
     click.echo(f"GPU: {gpu.name} ({gpu.compute_capability})" if gpu else "GPU: none")
-    rows = [
-        [one.purpose, "[green]yes[/]" if one.works else "[yellow]no[/]", one.found, one.remedy] for one in capabilities(gpu)
-    ]
-    print_table("What this machine can do", ["", "", "with", "to get it"], rows, right=9)
+    rows = [[one.purpose, "yes" if one.works else "no", one.found, one.remedy] for one in capabilities(gpu)]
+    styles = {"yes": "green", "no": "yellow"}
+    print_table("What this machine can do", ["", "", "with", "to get it"], rows, right=9, styles=styles)

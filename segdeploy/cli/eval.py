@@ -15,11 +15,14 @@ from segdeploy.cli.options import (
     resolve_samples,
     resolve_target,
     threads_option,
+    typed_command,
     write_json,
 )
 
 if TYPE_CHECKING:
-    from segdeploy.core.metrics import Evaluation
+    from segdeploy.core.evaluation import EvaluationReport
+
+_LINES_SHOWN = 20
 
 
 @click.command("eval")
@@ -27,6 +30,13 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(path_type=Path), help="The data set; by default the one in the model's config.")
 @click.option("--split", default="val", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first images.")
+@click.option("--mode", type=click.Choice(["whole", "slide"]), help="By default what the model's config says.")
+@click.option("--crop", metavar="HxW", help="With slide; by default the config's, or what the model was made for.")
+@click.option("--stride", metavar="HxW", help="With slide; by default the config's, or two thirds of the crop.")
+@click.option("--scales", metavar="R,R,...", help="Average predictions at these factors of the image's own size.")
+@click.option("--flip", is_flag=True, help="Average with the mirrored image.")
+@click.option("--processes", default=1, show_default=True, type=click.IntRange(min=1), help="Share images and threads.")
+@click.option("--confusion", type=click.Path(path_type=Path), help="Draw the confusion matrix: a .svg or .png file.")
 @config_option
 @device_option
 @threads_option
@@ -36,6 +46,13 @@ def command(
     data: Path | None,
     split: str,
     limit: int | None,
+    mode: str | None,
+    crop: str | None,
+    stride: str | None,
+    scales: str | None,
+    flip: bool,
+    processes: int,
+    confusion: Path | None,
     config: str | None,
     device: str,
     threads: int | None,
@@ -44,27 +61,86 @@ def command(
     """Per-class IoU and accuracy of TARGET, a checkpoint or an artifact's folder, as mmseg computes them.
 
     Without TARGET: the newest checkpoint under work_dirs/.
+
+    mmseg's own test-time augmentation is --scales 0.5,0.75,1.0,1.25,1.5,1.75 --flip.
     """
-    from segdeploy.runtime import open_session
-    from segdeploy.runtime.evaluate import evaluate
+    from segdeploy.core.confusion import check_confusion_path, draw_confusion
+    from segdeploy.export.shapes import parse_size
+    from segdeploy.runtime.augment import Augmentation
+    from segdeploy.runtime.evaluate import evaluate_artifact
+    from segdeploy.runtime.predictor import with_inference
 
-    artifact = resolve_target(target, config)
-    samples = resolve_samples(artifact, data, split, limit)
-    with open_session(artifact, device, threads) as session:  # type: ignore[arg-type]  # click.Choice holds it
-        result = evaluate(session, samples, label=f"eval {artifact.name}")
-        where = session.device
-    show_evaluation(f"{artifact.name} on {split} ({result.images} images, {where})", result)
-    write_json(json_path, result)
+    augmentation = Augmentation(_parse_scales(scales), flip)
+    crop_size = parse_size(crop, "--crop") if crop else None
+    step = parse_size(stride, "--stride") if stride else None
+    if confusion is not None:
+        check_confusion_path(confusion)
+    artifact = with_inference(resolve_target(target, config), mode, crop_size, step)  # type: ignore[arg-type]
+    root, samples = resolve_samples(artifact, data, split)
+    report = evaluate_artifact(
+        artifact,
+        samples[:limit],
+        root=root,
+        split=split,
+        total=len(samples),
+        device=device,  # type: ignore[arg-type]  # click.Choice holds it
+        threads=threads,
+        processes=processes,
+        augmentation=augmentation,
+        command=typed_command(),
+    )
+    show_evaluation(report)
+    write_json(json_path, report)
+    if confusion is not None:
+        title = f"{evaluation_title(report)}: per cent of each label's pixels"
+        draw_confusion(confusion, report.confusion, [one.name for one in report.classes], title=title)
+        click.echo(f"written: {confusion}", err=True)
+    check_complete(report)
 
 
-def show_evaluation(title: str, result: Evaluation) -> None:
-    """The table and the three means, as mmseg prints them."""
-    from rich.markup import escape
+def show_evaluation(report: EvaluationReport) -> None:
+    """The table and the three means, as mmseg prints them; whether they are of all images, and how each was run."""
+    from segdeploy.core.evaluation import method_text
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
 
-    # A class may be called anything; rich would read [this] as a colour.
-    rows = [[escape(one.name), number(one.iou), number(one.acc), f"{one.pixels:,}"] for one in result.classes]
-    print_table(title, ["class", "IoU", "Acc", "pixels"], rows)
-    click.echo(f"aAcc {result.aacc:.2f}   mIoU {result.miou:.2f}   mAcc {result.macc:.2f}")
+    rows = [[one.name, number(one.iou), number(one.acc), f"{one.pixels:,}"] for one in report.classes]
+    print_table(evaluation_title(report), ["class", "IoU", "Acc", "pixels"], rows)
+    part = "" if report.complete else f"   of {report.images} of {report.data.chosen} images only"
+    click.echo(f"aAcc {number(report.aacc)}   mIoU {number(report.miou)}   mAcc {number(report.macc)}{part}")
+    click.echo(method_text(report.method))
+
+
+def evaluation_title(report: EvaluationReport) -> str:
+    """Model, data and device; whether some images are missing."""
+    images = f"{report.images} images" if report.complete else f"INCOMPLETE: {report.images} of {report.data.chosen} images"
+    return f"{report.target.name} on {report.data.split} ({images}, {report.running.device})"
+
+
+def check_complete(report: EvaluationReport) -> None:
+    """End with an error where an image could not be evaluated; each thing that is wrong has its line."""
+    from segdeploy.core.errors import InputError
+    from segdeploy.core.evaluation import unused_lines
+
+    if report.complete:
+        return
+    lines = unused_lines(report)
+    for line in lines[:_LINES_SHOWN]:
+        click.echo(line, err=True)
+    if len(lines) > _LINES_SHOWN:
+        click.echo(f"and {len(lines) - _LINES_SHOWN} more such lines; --json FILE has all of them", err=True)
+    raise InputError(
+        expected=f"{report.data.chosen} images that can be evaluated",
+        got=f"{len(report.unused)} that cannot, as said above",
+        fix="the scores are of the others only: see what to do in the lines above",
+    )
+
+
+def _parse_scales(text: str | None) -> tuple[float, ...]:
+    from segdeploy.core.errors import InputError
+
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise InputError(expected="numbers for --scales, such as 0.5,1.0,1.5", got=f"'{text}'", fix="correct it") from error

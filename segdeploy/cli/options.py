@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +39,23 @@ def resolve_target(target: Path | None, config: str | None = None) -> Artifact:
     return open_artifact(path) if path.is_dir() else eager_artifact(path, config)
 
 
-def resolve_samples(artifact: Artifact, data: Path | None, split: str, limit: int | None = None) -> list[Sample]:
-    """The labelled images of --data, or of the data set that the model was validated on."""
+def resolve_samples(artifact: Artifact, data: Path | None, split: str) -> tuple[Path, list[Sample]]:
+    """The labelled images of --data, or of the data set that the model was validated on, and its folder."""
     from segdeploy.core.dataset import find_samples
     from segdeploy.core.errors import InputError
 
     root = data or (Path(artifact.manifest.lineage.data_root) if artifact.manifest.lineage.data_root else None)
     if root is None:
         raise InputError(expected="a data set", got="none recorded in the model's config", fix="pass --data DIR")
-    return find_samples(root, split)[:limit]
+    return root, find_samples(root, split)
+
+
+def typed_command() -> str:
+    """The command line as it was typed, ready to be pasted."""
+    import shlex
+    import sys
+
+    return shlex.join(["segdeploy", *sys.argv[1:]])
 
 
 def write_json(path: Path | None, value: Any) -> None:
@@ -61,16 +70,29 @@ def write_json(path: Path | None, value: Any) -> None:
     click.echo(f"written: {path}", err=True)
 
 
-def print_table(title: str, columns: list[str], rows: list[list[str]], *, right: int = 1) -> None:
-    """A table on stdout; columns from ``right`` on are numbers and stand to the right."""
+def print_table(
+    title: str, columns: list[str], rows: list[list[str]], *, right: int = 1, styles: Mapping[str, str] | None = None
+) -> None:
+    """A table on stdout.
+
+    Args:
+        title: above it.
+        columns: their heads.
+        rows: cells as they are: no text in them is read as markup.
+        right: columns from this one on are numbers and stand to the right.
+        styles: how to show a cell that holds just this text, such as ``{"passed": "green"}``.
+    """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index >= right else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if index >= right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
     # Where the output is a file or a pipe there is no terminal to ask for its width: wide enough not to fold figures.
-    console = Console()
-    Console(width=console.width if console.is_terminal else 140).print(table)
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=140)
+    console.print(Text(title, style="italic"), soft_wrap=True)  # a table's own title would be folded to the table's width
+    console.print(table)

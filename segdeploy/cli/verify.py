@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from segdeploy.core.artifact import Artifact
     from segdeploy.core.manifest import Parity
 
-_STYLE = {"passed": "[green]passed[/]", "failed": "[bold red]FAILED[/]", "skipped": "[yellow]skipped[/]"}
+_SHOWN = {"failed": "FAILED"}
+_STYLES = {"passed": "green", "FAILED": "bold red", "skipped": "yellow"}
 
 
 @click.command("verify")
@@ -89,7 +90,7 @@ def show_verdicts(verdicts: Sequence[tuple[Artifact, Parity]]) -> None:
             rows.append(
                 [
                     artifact.name,
-                    _STYLE.get(one.verdict, one.verdict),
+                    _SHOWN.get(one.verdict, one.verdict),
                     f"{count} x {height}x{width}",
                     f"{one.logits_max_abs:.1e}",
                     f"{one.logits_mean_abs:.1e}",
@@ -99,12 +100,13 @@ def show_verdicts(verdicts: Sequence[tuple[Artifact, Parity]]) -> None:
                 ]
             )
         if not parity.shapes:
-            rows.append([artifact.name, _STYLE.get(parity.verdict, parity.verdict), *["-"] * 6])
+            rows.append([artifact.name, _SHOWN.get(parity.verdict, parity.verdict), *["-"] * 6])
     print_table(
         "Parity with the checkpoint",
         ["artifact", "verdict", "N x HxW", "max |d logit|", "mean", "mask agreement", "pixels differ", "their margin"],
         rows,
         right=2,
+        styles=_STYLES,
     )
     for artifact, parity in verdicts:
         if parity.reason:

@@ -16,7 +16,8 @@ SegdeployError                 exit 1
 
 from __future__ import annotations
 
-from typing import ClassVar
+import copyreg
+from typing import Any, ClassVar
 
 
 class SegdeployError(Exception):
@@ -35,6 +36,10 @@ class SegdeployError(Exception):
         self.got = _one_line(got)
         self.fix = _one_line(fix)
         super().__init__(f"expected {self.expected}; got {self.got}; {self.fix}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled as it is, for the way out of a worker process: pickle would otherwise call a constructor without keywords.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class InputError(SegdeployError):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -147,13 +147,32 @@ def resized_argmax(logits: Logits, height: int, width: int, *, align_corners: bo
     """
     if logits.shape[2:] == (height, width):
         return logits.argmax(1)
-    low, high, share = _taps(logits.shape[2], height, align_corners=align_corners)
     labels = np.empty((len(logits), height, width), np.intp)
+    for rows, stripe in resized_stripes(logits, height, width, align_corners=align_corners):
+        labels[:, rows] = stripe.argmax(1)
+    return labels
+
+
+def resized_stripes(logits: Logits, height: int, width: int, *, align_corners: bool) -> Iterator[tuple[slice, Logits]]:
+    """``resize_logits`` some rows at a time, from top to bottom.
+
+    Args:
+        logits: float32 [N, K, h, w].
+        height: of the result.
+        width: of the result.
+        align_corners: as in torch.
+
+    Yields:
+        Which rows, and their logits, float32 [N, K, rows, width].
+    """
+    same = logits.shape[2:] == (height, width)
+    low, high, share = _taps(logits.shape[2], height, align_corners=align_corners)
     for start in range(0, height, _STRIPE_ROWS):
         rows = slice(start, start + _STRIPE_ROWS)
-        stripe = _sample_rows(logits, (low[rows], high[rows], share[rows]))
-        labels[:, rows] = _sample_columns(stripe, width, align_corners).argmax(1)
-    return labels
+        if same:
+            yield rows, logits[:, :, rows]
+        else:
+            yield rows, _sample_columns(_sample_rows(logits, (low[rows], high[rows], share[rows])), width, align_corners)
 
 
 def label_png(labels: Labels, palette: Sequence[tuple[int, int, int]]) -> bytes:

@@ -31,7 +31,7 @@ class ClassScore(msgspec.Struct, frozen=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """Segmentation quality on a data set, in per cent.
+    """Segmentation quality on a data set, in per cent; the means are NaN where no pixel is labelled.
 
     Attributes:
         miou: mean IoU over the classes that occur.
@@ -68,23 +68,47 @@ class ConfusionMatrix:
         Raises:
             InputError: the sizes differ, or the truth holds a value that is no class.
         """
-        if prediction.shape != label.shape:
+        self.check(label, (prediction.shape[0], prediction.shape[1]), source)
+        valid = label != self._ignore_index
+        truth = label[valid].astype(np.int64)
+        pairs = truth * self._classes + prediction[valid].astype(np.int64)
+        self.counts += np.bincount(pairs, minlength=self._classes**2).reshape(self._classes, self._classes)
+        self.images += 1
+
+    def check(self, label: NDArray[Any], size: tuple[int, int], source: str) -> None:
+        """Whether a label map can be counted, which does not take a prediction.
+
+        Args:
+            label: the truth [H, W].
+            size: (H, W) of its image.
+            source: what to call the image in an error.
+
+        Raises:
+            InputError: the sizes differ, or the truth holds a value that is no class.
+        """
+        if label.shape != size:
             raise InputError(
-                expected=f"a label map of {prediction.shape[1]}x{prediction.shape[0]} for {source}, the image's size",
+                expected=f"a label map of {size[1]}x{size[0]} for {source}, the image's size",
                 got=f"{label.shape[1]}x{label.shape[0]}",
                 fix="check that images and labels belong together",
             )
-        valid = label != self._ignore_index
-        truth = label[valid].astype(np.int64)
+        truth = label[label != self._ignore_index]
         if truth.size and (truth.max() >= self._classes or truth.min() < 0):
             raise InputError(
                 expected=f"labels 0..{self._classes - 1} or {self._ignore_index} (void) for {source}",
                 got=f"the value {int(truth.max() if truth.max() >= self._classes else truth.min())}",
                 fix="check that the data set's classes are the model's",
             )
-        pairs = truth * self._classes + prediction[valid].astype(np.int64)
-        self.counts += np.bincount(pairs, minlength=self._classes**2).reshape(self._classes, self._classes)
-        self.images += 1
+
+    def merge(self, counts: NDArray[np.int64], images: int) -> None:
+        """Add what was counted elsewhere.
+
+        Args:
+            counts: int64 [K, K] of (label, prediction).
+            images: how many images are in them.
+        """
+        self.counts += counts
+        self.images += images
 
     def evaluation(self, names: tuple[str, ...]) -> Evaluation:
         """The scores of everything counted so far."""

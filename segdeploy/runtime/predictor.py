@@ -7,12 +7,16 @@ picture's own size, and takes the argmax last. Taking the argmax first and resiz
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from segdeploy.core.artifact import Artifact
+from segdeploy.core.errors import InputError
 from segdeploy.core.imaging import Image, Labels, Logits, network_size, resize_image, resize_logits, resized_argmax
-from segdeploy.core.manifest import Inference, Manifest
+from segdeploy.core.manifest import Axis, Bounds, Inference, Manifest
 from segdeploy.runtime.session import Session
 
 
@@ -91,6 +95,48 @@ def slide_windows(height: int, width: int, inference: Inference) -> Iterator[tup
         for column in range(max(width - crop_w + stride_w - 1, 0) // stride_w + 1):
             y1, x1 = min(row * stride_h + crop_h, height), min(column * stride_w + crop_w, width)
             yield max(y1 - crop_h, 0), y1, max(x1 - crop_w, 0), x1
+
+
+def with_inference(
+    artifact: Artifact,
+    mode: Literal["whole", "slide"] | None,
+    crop: tuple[int, int] | None = None,
+    stride: tuple[int, int] | None = None,
+) -> Artifact:
+    """The artifact, run in another way than its config says.
+
+    Args:
+        artifact: any.
+        mode: ``whole`` or ``slide``; None for its own, or ``slide`` where a crop or stride is given.
+        crop: (H, W) of a crop; by default its own, else the size that the model was trained or exported for.
+        stride: (H, W) from a crop to the next; by default its own, else two thirds of the crop, as in mmseg's configs.
+
+    Raises:
+        InputError: a crop with ``whole``, or a stride that would leave pixels out.
+    """
+    manifest = artifact.manifest
+    own = manifest.inference
+    mode = mode or ("slide" if crop or stride else own.mode)
+    if mode == "whole":
+        if crop or stride:
+            raise InputError(expected="--crop and --stride with --mode slide", got="--mode whole", fix="leave them out")
+        inference = Inference(mode="whole")
+    else:
+        size = crop or own.crop or (_best(manifest.input.shape[1]), _best(manifest.input.shape[2]))
+        kept = own.stride if crop in (None, own.crop) else None
+        step = stride or kept or (max(1, round(size[0] * 2 / 3)), max(1, round(size[1] * 2 / 3)))
+        if any(one > limit for one, limit in zip(step, size, strict=True)):
+            raise InputError(
+                expected=f"a stride of at most {size[0]}x{size[1]}, the crop",
+                got=f"{step[0]}x{step[1]}",
+                fix="with a larger one, pixels between the crops would be left out",
+            )
+        inference = Inference(mode="slide", crop=size, stride=step)
+    return Artifact(artifact.folder, msgspec.structs.replace(manifest, inference=inference))
+
+
+def _best(axis: Axis) -> int:
+    return axis.opt if isinstance(axis, Bounds) else axis
 
 
 def _raw_logits(session: Session, batch: NDArray[np.uint8]) -> Logits:

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from segdeploy.core import errors
@@ -29,3 +31,20 @@ def test_missing_extra_names_the_command():
     error = MissingExtraError(package="onnxruntime", extra="onnx", purpose="running ONNX artifacts")
     assert error.extra == "onnx"
     assert "pip install 'segdeploy[onnx]'" in str(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.InputError(expected="a", got="b\nc", fix="d"),
+        errors.MissingExtraError(package="torch", extra="train", purpose="running"),
+        errors.GateFailed(expected="a", got="b", fix="c"),
+    ],
+)
+def test_errors_cross_processes(error):
+    """Pickled and back: type, text, parts and exit status are the same."""
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is type(error)
+    assert str(back) == str(error)
+    assert vars(back) == vars(error)
+    assert back.exit_code == error.exit_code

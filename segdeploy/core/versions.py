@@ -1,0 +1,22 @@
+"""Which versions a figure was obtained with."""
+
+from __future__ import annotations
+
+from segdeploy.core.model import version_of
+
+_PACKAGES = (
+    "segdeploy",
+    "torch",
+    "onedl-mmsegmentation",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "numpy",
+    "opencv-python-headless",
+)
+
+
+def installed_versions() -> dict[str, str]:
+    """Version of each installed distribution that has a part in what a model says."""
+    return {name: version for name in _PACKAGES if (version := version_of(name))}
