@@ -23,13 +23,6 @@ def test_our_configs_build(name):
     assert parse_config_text(config.pretty_text, name)["model"]["type"] == "EncoderDecoder"
 
 
-def test_schedules_end_with_training():
-    """The learning rate reaches its end in the last epoch, not before or after."""
-    for name in OURS:
-        config = load_config(name)
-        assert config.param_scheduler[-1]["end"] == config.train_cfg.max_epochs
-
-
 def test_three_ways_to_name_a_config(tmp_path):
     """A path, a name with or without its suffix, and mmseg's own configs are found."""
     own = tmp_path / "own.py"
