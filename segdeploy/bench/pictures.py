@@ -12,7 +12,8 @@ from segdeploy.bench.result import BenchReport, BenchRow
 from segdeploy.bench.stats import fastest, row_labels
 from segdeploy.core.artifact import Artifact
 from segdeploy.core.dataset import Sample, read_label
-from segdeploy.core.imaging import Image, Labels, overlay, read_image
+from segdeploy.core.drawing import overlay
+from segdeploy.core.imaging import Image, Labels, read_image
 
 
 @dataclass(frozen=True)

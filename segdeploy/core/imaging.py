@@ -1,4 +1,4 @@
-"""Images in, labels out: decoding, resizing and drawing, bit for bit as mmseg does it.
+"""Images in, labels out: decoding and resizing, bit for bit as mmseg does it.
 
 Axes: H, W of an image; K classes; h, w of logits.
 """
@@ -186,21 +186,6 @@ def label_png(labels: Labels, palette: Sequence[tuple[int, int, int]]) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return stream.getvalue()
-
-
-def overlay(image: Image, labels: Labels, palette: Sequence[tuple[int, int, int]], *, opacity: float = 0.5) -> Image:
-    """The image with the labels' colours laid over it.
-
-    Args:
-        image: uint8 [H, W, 3].
-        labels: [H, W]; a value outside the palette (void) is left clear.
-        palette: RGB a label.
-        opacity: of the colours, in [0, 1].
-    """
-    table = np.zeros((max(256, len(palette)), 3), np.float32)
-    table[: len(palette)] = palette
-    blended = image * (1 - opacity) + table[labels] * opacity
-    return np.where((labels < len(palette))[..., None], blended, image).astype(np.uint8)
 
 
 def encode_png(image: Image) -> bytes:

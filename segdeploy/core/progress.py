@@ -21,12 +21,12 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress_bar(label: str, total: int, *, done: int = 0) -> Iterator[Advance]:
+def progress_bar(label: str, total: int | None, *, done: int = 0) -> Iterator[Advance]:
     """Show a bar on stderr while the block runs.
 
     Args:
         label: what is being done, a few words.
-        total: how many steps there are in all.
+        total: how many steps there are in all; None where nobody knows.
         done: how many of them were finished before (a resumed job).
     """
     if sys.stderr.isatty():
@@ -51,7 +51,7 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
 
 
 @contextmanager
-def _live_bar(label: str, total: int, done: int) -> Iterator[Advance]:
+def _live_bar(label: str, total: int | None, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -80,7 +80,7 @@ def _live_bar(label: str, total: int, done: int) -> Iterator[Advance]:
         yield advance
 
 
-def _plain_lines(label: str, total: int, done: int) -> Advance:
+def _plain_lines(label: str, total: int | None, done: int) -> Advance:
     started = last = time.monotonic()
     count = done
 
@@ -88,11 +88,12 @@ def _plain_lines(label: str, total: int, done: int) -> Advance:
         nonlocal count, last
         count += steps
         now = time.monotonic()
-        finished = count - steps < total <= count
+        finished = total is not None and count - steps < total <= count
         if finished or now - last >= _PLAIN_INTERVAL_S:
             last = now
             taken = now - started
-            left = f", {taken * (total - count) / (count - done):.0f} s left" if done < count < total else ""
-            say(f"{label}: {count}/{total}  {taken:.0f} s{left}{f'  {note}' if note else ''}")
+            left = f", {taken * (total - count) / (count - done):.0f} s left" if total is not None and count < total else ""
+            of = "" if total is None else f"/{total}"
+            say(f"{label}: {count}{of}  {taken:.0f} s{left}{f'  {note}' if note else ''}")
 
     return advance

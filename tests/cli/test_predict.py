@@ -15,7 +15,7 @@ def test_masks_and_overlays(request, main, backend, eager, checkpoint_path, imag
     target = checkpoint_path if backend == "eager" else request.getfixturevalue("onnx_artifact").folder
     ended = main("predict", target, images_folder, "--out", "out/deep")
     assert ended.status == 0, ended.err
-    assert ended.out == "6 of 6 images: out/deep/*_mask.png, out/deep/*_overlay.png\n"
+    assert ended.out == "6 of 6 files: out/deep\n"
     pictures = sorted(images_folder.iterdir())
     assert len(list(Path("out/deep").iterdir())) == 2 * len(pictures)
     for path in pictures:
@@ -26,8 +26,9 @@ def test_masks_and_overlays(request, main, backend, eager, checkpoint_path, imag
             assert mask.getpalette()[3:6] == [200, 0, 0]
         assert (labels != predict_labels(eager, image)).sum() <= 1
         shown = read_image(Path(f"out/deep/{path.stem}_overlay.png"))
-        assert shown.shape == image.shape
-        assert (shown != image).any()
+        height, width = image.shape[:2]
+        assert shown.shape[0] > height, "the legend is below"
+        assert (shown[:height, :width] != image).any()
 
 
 def test_the_newest_checkpoint_by_default(main, checkpoint_path, images_folder):
@@ -36,7 +37,7 @@ def test_the_newest_checkpoint_by_default(main, checkpoint_path, images_folder):
     shutil.copy(checkpoint_path, "work_dirs/run/epoch_1.pth")
     ended = main("predict", images_folder / "0.png", images_folder / "1.png", "--out", "out")
     assert ended.status == 0, ended.err
-    assert ended.out.startswith("2 of 2 images")
+    assert ended.out.startswith("2 of 2 files")
 
 
 def test_one_bad_picture_does_not_cost_the_others(main, one_line, onnx_artifact, images_folder):
@@ -44,7 +45,7 @@ def test_one_bad_picture_does_not_cost_the_others(main, one_line, onnx_artifact,
     Path("bad.png").write_bytes(b"not a picture")
     ended = main("predict", onnx_artifact.folder, images_folder / "0.png", "bad.png", images_folder / "1.png", "--out", "out")
     one_line(ended, "'bad.png'")
-    assert ended.out.startswith("2 of 3 images")
+    assert ended.out.startswith("2 of 3 files")
     assert sorted(path.name for path in Path("out").iterdir()) == [
         "0_mask.png",
         "0_overlay.png",
@@ -61,7 +62,7 @@ def test_bad_inputs(main, one_line, onnx_artifact, images_folder):
     one_line(main("predict", picture, "--out", "out"), "segdeploy train")
     one_line(main("predict", "none.pth", picture, "--out", "out"), "no such file")
     one_line(main("predict", onnx_artifact.folder, "--out", "out"), "only a model")
-    one_line(main("predict", onnx_artifact.folder, "empty", "--out", "out"), "images in 'empty'")
+    one_line(main("predict", onnx_artifact.folder, "empty", "--out", "out"), "pictures or videos in 'empty'")
     one_line(main("predict", onnx_artifact.folder, "none.png", "--out", "out"), "'none.png'")
     assert not Path("out").exists()
     one_line(main("predict", onnx_artifact.folder, picture, "--out", "file"), "a folder that can be written")
@@ -71,5 +72,24 @@ def test_two_images_of_one_name_are_refused(main, one_line, onnx_artifact, image
     """Both results would have the same file name."""
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "1.png").write_bytes((images_folder / "1.png").read_bytes())
-    one_line(main("predict", onnx_artifact.folder, images_folder / "1.png", "other/1.png", "--out", "out"), "'1'")
+    one_line(main("predict", onnx_artifact.folder, images_folder / "1.png", "other/1.png", "--out", "out"), "'out/1_...'")
     assert not (tmp_path / "out").exists()
+
+
+def test_choices(main, onnx_artifact, images_folder, tmp_path):
+    """Sub folders, masks alone, no legend, several at once, and the shares as JSON."""
+    import json
+
+    (tmp_path / "deep" / "sub").mkdir(parents=True)
+    for place in ("deep/1.png", "deep/sub/1.png", "deep/sub/2.png"):
+        shutil.copy(images_folder / "1.png", tmp_path / place)
+    options = ("--out", "out", "--recursive", "--batch", "2", "--json", "shares.json")
+    ended = main("predict", onnx_artifact.folder, "deep", *options, "--no-legend", "--opacity", "0")
+    assert ended.status == 0, ended.err
+    assert (read_image(Path("out/sub/2_overlay.png")) == read_image(images_folder / "1.png")).all()
+    shares = json.loads(Path("shares.json").read_text())
+    assert [one["source"] for one in shares] == ["deep/1.png", "deep/sub/1.png", "deep/sub/2.png"]
+    assert all(sum(one["shares"].values()) == pytest.approx(1) for one in shares)
+    ended = main("predict", onnx_artifact.folder, "deep", "--out", "masks", "--save", "mask")
+    assert [path.name for path in Path("masks").iterdir()] == ["1_mask.png"]
+    assert main("predict", onnx_artifact.folder, "deep", "--out", "masks", "--save", "everything").status == 2

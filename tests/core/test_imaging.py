@@ -12,7 +12,6 @@ from segdeploy.core.imaging import (
     label_png,
     list_images,
     network_size,
-    overlay,
     read_image,
     resize_image,
     resize_logits,
@@ -194,11 +193,3 @@ def test_label_png_reads_as_labels_and_shows_colours(count):
     expected = np.array([*palette, *[(224, 224, 192)] * 256], np.uint8)[:255]
     np.testing.assert_array_equal(colours[labels < 255], expected[labels[labels < 255]])
     np.testing.assert_array_equal(colours[labels == 255], np.broadcast_to((224, 224, 192), (int((labels == 255).sum()), 3)))
-
-
-def test_overlay():
-    """Half the colour over half the picture; void stays clear."""
-    image = np.full((2, 2, 3), 100, np.uint8)
-    labels = np.array([[0, 1], [255, 0]], np.uint8)
-    result = overlay(image, labels, [(0, 0, 0), (200, 100, 0)], opacity=0.5)
-    np.testing.assert_array_equal(result, [[[50] * 3, [150, 100, 50]], [[100] * 3, [50] * 3]])
