@@ -183,6 +183,113 @@ def config_values(labelled_root):
 
 
 @pytest.fixture(scope="session")
+def config_file(config_values, tmp_path_factory):
+    """Writes the tiny model's config as a file, the named keys changed: ``model__decode_head={...}``; ``_delete_`` replaces."""
+    folder = tmp_path_factory.mktemp("configs")
+
+    def write(name, **changes):
+        from segdeploy.core.mmseg import load_mmseg
+
+        load_mmseg()
+        from mmengine.config import Config
+
+        values = copy.deepcopy(config_values)
+        for path, value in changes.items():
+            *parents, last = path.split("__")
+            place = values
+            for key in parents:
+                place = place[key]
+            value = copy.deepcopy(value)
+            merge = isinstance(value, dict) and not value.pop("_delete_", False)
+            place[last] = {**(place.get(last) or {}), **value} if merge else value
+        file = folder / f"{name}.py"
+        file.write_text(Config(values).pretty_text)
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def random_variant(config_file, tmp_path_factory, one_thread):
+    """Writes a checkpoint of the changed tiny model with random weights; gives its path, and the model as mmseg loads it."""
+    folder = tmp_path_factory.mktemp("variants")
+
+    def make(name, **changes):
+        from mmengine.config import Config
+        from mmengine.model import revert_sync_batchnorm
+
+        from segdeploy.core.random_weights import write_random_checkpoint
+
+        file = config_file(name, **changes)
+        path = folder / name / f"{name}.pth"
+        write_random_checkpoint(str(file), path)
+        from mmseg.apis import init_model
+
+        config = Config.fromfile(file)
+        config.model.pretrained = None
+        return path, revert_sync_batchnorm(init_model(config, str(path), device="cpu"))
+
+    return make
+
+
+NORM = {"type": "BN", "requires_grad": True}
+HEAD = {"_delete_": True, "channels": 16, "num_classes": 5, "norm_cfg": NORM, "align_corners": False}
+BINARY = {
+    "num_classes": 2,
+    "out_channels": 1,
+    "threshold": 0.6,
+    "loss_decode": {"type": "CrossEntropyLoss", "use_sigmoid": True},
+}
+TWO = {"metainfo": {"classes": ("ground", "thing"), "palette": [[0, 0, 0], [200, 0, 0]]}}
+SLIDE = {"mode": "slide", "crop_size": (64, 64), "stride": (43, 43)}
+FIRST = {**HEAD, "type": "FCNHead", "in_channels": 64, "in_index": 3, "num_convs": 1, "concat_input": False}
+OCR = {**HEAD, "type": "OCRHead", "in_channels": 64, "in_index": 3, "ocr_channels": 8}
+# How models predict that are no plain argmax of one head: changes of the tiny config.
+WAYS_TO_PREDICT = {
+    "align_corners": {"model__decode_head": {"align_corners": True}},
+    "slide": {"model__test_cfg": SLIDE},
+    "slide_align_corners": {"model__test_cfg": SLIDE, "model__decode_head": {"align_corners": True}},
+    "binary": {"model__decode_head": BINARY, "val_dataloader__dataset": TWO},
+    "binary_default_threshold": {"model__decode_head": {**BINARY, "threshold": None}, "val_dataloader__dataset": TWO},
+    "binary_slide": {"model__decode_head": BINARY, "model__test_cfg": SLIDE, "val_dataloader__dataset": TWO},
+    "pad_to_a_multiple": {"model__data_preprocessor": {"test_cfg": {"size_divisor": 32}, "pad_val": 7}},
+    "pad_to_a_size": {"model__data_preprocessor": {"test_cfg": {"size": (80, 112)}}},
+    "pad_align_corners": {
+        "model__data_preprocessor": {"test_cfg": {"size_divisor": 32}},
+        "model__decode_head": {"align_corners": True},
+    },
+    "pad_and_slide": {"model__data_preprocessor": {"test_cfg": {"size": (64, 64)}}, "model__test_cfg": SLIDE},
+    "pad_to_a_divisor_of_the_crop": {
+        "model__data_preprocessor": {"test_cfg": {"size_divisor": 16}},
+        "model__test_cfg": SLIDE,
+    },
+    "pad_binary": {
+        "model__data_preprocessor": {"test_cfg": {"size_divisor": 32}},
+        "model__decode_head": BINARY,
+        "val_dataloader__dataset": TWO,
+    },
+    "cascade": {
+        "model__type": "CascadeEncoderDecoder",
+        "model__num_stages": 2,
+        "model__decode_head": [{k: v for k, v in one.items() if k != "_delete_"} for one in (FIRST, OCR)],
+    },
+    "da_head": {"model__decode_head": {**HEAD, "type": "DAHead", "in_channels": 64, "in_index": 3, "pam_channels": 8}},
+    "enc_head": {
+        "model__decode_head": {**HEAD, "type": "EncHead", "in_channels": [16, 32, 64], "in_index": (1, 2, 3), "num_codes": 4},
+    },
+}
+
+
+@pytest.fixture(scope="session", params=WAYS_TO_PREDICT)
+def way_to_predict(request, random_variant):
+    """A checkpoint of each of ``WAYS_TO_PREDICT``, and the model as mmseg loads it."""
+    changes = dict(WAYS_TO_PREDICT[request.param])
+    if "val_dataloader__dataset" in changes:
+        changes["test_dataloader__dataset"] = changes["val_dataloader__dataset"]
+    return random_variant(request.param, **changes)
+
+
+@pytest.fixture(scope="session")
 def checkpoint_path(config_values, tmp_path_factory, one_thread):
     """A checkpoint with the layout of MMEngine's, trained for some seconds so that its masks have regions."""
     import torch

@@ -147,6 +147,7 @@ class BenchRow(Struct, frozen=True):
         parity: the verdict in the manifest; ``not verified`` where it has none; ``reference`` for eager itself.
         evaluation: mIoU; one measurement an artifact, repeated in its rows of other shapes.
         evaluation_note: why there is no evaluation.
+        random_weights: nobody trained the model; its latency counts, its mIoU is not measured.
     """
 
     model: str
@@ -163,6 +164,7 @@ class BenchRow(Struct, frozen=True):
     size_bytes: int | None = None
     evaluation: Evaluation | None = None
     evaluation_note: str | None = None
+    random_weights: bool = False
 
     def __post_init__(self) -> None:
         figures = (self.timing, self.size_bytes, self.evaluation, self.device)

@@ -198,6 +198,8 @@ class _Group:
         return series
 
     def _evaluate(self, one: _Ready, on_predictions: OnPredictions | None) -> Evaluated | str:
+        if one.artifact.manifest.lineage.random_weights:
+            return "the weights are random"
         if not self._samples:
             return self._no_data
         keep = _KEPT_PREDICTIONS if on_predictions else 0
@@ -235,6 +237,7 @@ class _Group:
             size_bytes=sum(entry.bytes for entry in manifest.files),
             evaluation=evaluation,
             evaluation_note=None if evaluation else note,
+            random_weights=manifest.lineage.random_weights,
         )
 
     def _not_run(self, candidate: Candidate, reason: str) -> BenchRow:

@@ -26,7 +26,10 @@ def headline(report: BenchReport) -> tuple[str, ...]:
     The fastest backend of every shape and model comes first, then mIoU, then what was not run.
     """
     labels = dict(zip(map(id, report.rows), row_labels(report), strict=True))
-    said = []
+    said = [
+        f"{model} has RANDOM WEIGHTS: these are its latencies, but its labels mean nothing."
+        for model in dict.fromkeys(row.model for row in measured(report) if row.random_weights)
+    ]
     groups = dict.fromkeys((row.shape, row.checkpoint_sha256 or row.model) for row in measured(report))
     for shape, model in groups:
         rows = [r for r in measured(report) if (r.shape, r.checkpoint_sha256 or r.model) == (shape, model)]

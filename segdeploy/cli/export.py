@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from segdeploy.cli.options import config_option
+from segdeploy.cli.options import config_option, warn_of_random_weights
 
 
 @click.command("export")
@@ -17,6 +17,7 @@ from segdeploy.cli.options import config_option
 @click.option("--min-shape", metavar="HxW", help="The smallest input size.")
 @click.option("--opt-shape", metavar="HxW", help="The size to optimise for; the training crop by default.")
 @click.option("--max-shape", metavar="HxW", help="The largest input size.")
+@click.option("--multiple", default=1, show_default=True, type=click.IntRange(min=1), help="What H and W are multiples of.")
 @click.option("--batch", metavar="N|MIN:OPT:MAX", help="Images a batch.")
 @click.option("--opset", default=18, show_default=True, help="Of ONNX.")
 @click.option("--target", "targets", multiple=True, help="TensorRT: compile ahead of time for this GPU, such as sm89.")
@@ -25,6 +26,11 @@ from segdeploy.cli.options import config_option
 @click.option("--out", type=click.Path(path_type=Path), default="exports", show_default=True, help="Folder of artifacts.")
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Hold the result against the checkpoint.")
 @click.option("--images", type=click.Path(path_type=Path), help="Pictures to verify on; the validation set by default.")
+@click.option(
+    "--random-weights",
+    is_flag=True,
+    help="TARGET is a config (a path, a name, or mmseg::family/name): export it untrained, to learn its latency.",
+)
 @config_option
 def command(
     target: Path | None,
@@ -33,6 +39,7 @@ def command(
     min_shape: str | None,
     opt_shape: str | None,
     max_shape: str | None,
+    multiple: int,
     batch: str | None,
     opset: int,
     targets: tuple[str, ...],
@@ -41,16 +48,18 @@ def command(
     out: Path,
     verify: bool,
     images: Path | None,
+    random_weights: bool,
     config: str | None,
 ) -> None:
     """Turn TARGET, a checkpoint (.pth), into an artifact, and prove that it is the same model.
 
-    Without TARGET: the newest checkpoint under work_dirs/.
+    Without TARGET: the newest checkpoint under work_dirs/. With --random-weights TARGET is a config.
     """
     from segdeploy.cli.verify import gate, show_verdicts
     from segdeploy.core.checkpoint import load_checkpoint
     from segdeploy.core.errors import InputError
     from segdeploy.core.model import crop_size, default_name
+    from segdeploy.core.random_weights import random_checkpoint_path, write_random_checkpoint
     from segdeploy.core.targets import newest_checkpoint
     from segdeploy.export.export import export_model, exporter
     from segdeploy.export.options import Options
@@ -61,8 +70,17 @@ def command(
         raise InputError(expected="a --name of letters, digits, '.', '_' and '-'", got=f"'{name}'", fix="choose another")
     for fmt in formats:
         exporter(fmt)  # an unknown name or a missing package is said before any work
-    path = target or newest_checkpoint()
-    checkpoint = load_checkpoint(path, config)
+    if random_weights:
+        if target is None:
+            raise InputError(expected="a config as TARGET with --random-weights", got="none", fix="name one")
+        path, config = random_checkpoint_path(str(target), out, name), None
+        checkpoint = write_random_checkpoint(str(target), path)
+    else:
+        path = target or newest_checkpoint()
+        if path.suffix != ".pth" and "::" in str(path):
+            fix = "pass a .pth file, or add --random-weights to export the config untrained"
+            raise InputError(expected="a checkpoint as TARGET", got=f"the config '{path}'", fix=fix)
+        checkpoint = load_checkpoint(path, config)
     options = Options(opset, targets, workspace_mib << 20 if workspace_mib else None)
     verdicts = []
     for fmt in formats:
@@ -74,6 +92,7 @@ def command(
             best=opt_shape,
             largest=max_shape,
             batch=batch,
+            multiple=multiple,
         )
         called = name or default_name(checkpoint)
         click.echo(f"exporting {path} to {fmt} ...", err=True)
@@ -85,6 +104,7 @@ def command(
     if verdicts:
         show_verdicts(verdicts)
         gate(verdicts, undecided=False)  # an engine for another machine is exported rightly, only not verified here
+    warn_of_random_weights(artifact)
     click.echo("next: segdeploy bench   |   segdeploy pack   |   segdeploy inspect " + str(artifact.folder))
 
 

@@ -42,8 +42,9 @@ def command(artifact: Path, as_json: bool) -> None:
         "inference": manifest.inference.mode,
         "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes)}",
         "target": manifest.target.compute_capability or "cpu" if manifest.target else "portable",
-        "checkpoint": f"{lineage.checkpoint or 'random weights'} (sha256 {(lineage.checkpoint_sha256 or '-')[:12]})",
+        "checkpoint": f"{lineage.checkpoint or 'none'} (sha256 {(lineage.checkpoint_sha256 or '-')[:12]})",
         "made with": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "weights": "RANDOM: nobody trained this model, its labels mean nothing" if lineage.random_weights else "trained",
         "parity": "never verified" if parity is None else parity.verdict,
     }
     width = max(map(len, facts))

@@ -36,7 +36,16 @@ def resolve_target(target: Path | None, config: str | None = None) -> Artifact:
     from segdeploy.runtime.open import eager_artifact
 
     path = target or newest_checkpoint()
-    return open_artifact(path) if path.is_dir() else eager_artifact(path, config)
+    artifact = open_artifact(path) if path.is_dir() else eager_artifact(path, config)
+    warn_of_random_weights(artifact)
+    return artifact
+
+
+def warn_of_random_weights(artifact: Artifact) -> None:
+    """Say on stderr that nobody trained a model, where that is so."""
+    if artifact.manifest.lineage.random_weights:
+        text = f"warning: {artifact.name} has RANDOM WEIGHTS: its latency is the model's, its labels mean nothing"
+        click.echo(text, err=True)
 
 
 def resolve_samples(artifact: Artifact, data: Path | None, split: str) -> tuple[Path, list[Sample]]:

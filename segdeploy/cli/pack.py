@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from segdeploy.cli.options import warn_of_random_weights
+
 if TYPE_CHECKING:
     from segdeploy.core.artifact import Artifact
 
@@ -29,6 +31,7 @@ def command(artifact: Path | None, name: str | None, out: Path, batch_size: int,
     from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, start_line, stop_line, write_config
 
     chosen = open_artifact(artifact) if artifact is not None else _newest(unverified=unverified)
+    warn_of_random_weights(chosen)
     called = name or re.sub(r"[^A-Za-z0-9._-]+", "_", chosen.manifest.name).strip("._-")
     archive = pack(chosen, name=called, out=out, unverified=unverified)
     ports = Ports()

@@ -14,6 +14,9 @@ from segdeploy.core.errors import CheckpointError, ConfigError, MissingExtraErro
 from segdeploy.core.files import sha256_file
 from segdeploy.core.literal import parse_config_text
 
+# In the meta of a checkpoint that nobody trained; its value is the seed.
+RANDOM_WEIGHTS_KEY = "segdeploy_random_weights"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -26,6 +29,7 @@ class Checkpoint:
         config: the mmseg config as plain data.
         config_sha256: of the config's text.
         dataset_meta: classes and palette as the training recorded them; may be empty.
+        random_weights: nobody trained it; see ``segdeploy.core.random_weights``.
     """
 
     path: Path | None
@@ -34,6 +38,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     config_sha256: str
     dataset_meta: Mapping[str, Any]
+    random_weights: bool = False
 
     @property
     def source(self) -> str:
@@ -83,18 +88,19 @@ def load_checkpoint(path: Path, config: str | None = None) -> Checkpoint:
         config=_checked_config(values, f"'{path}'" if config is None else f"'{config}'"),
         config_sha256=hashlib.sha256(text.encode()).hexdigest(),
         dataset_meta=meta.get("dataset_meta") or {},
+        random_weights=RANDOM_WEIGHTS_KEY in meta,
     )
 
 
-def random_checkpoint(config: str) -> Checkpoint:
-    """A config without weights: the model keeps its random initialisation.
+def bare_checkpoint(config: str) -> Checkpoint:
+    """A config without weights: the model keeps whatever torch begins with; see ``random_weights`` for a model to export.
 
     Raises:
         ConfigError: the config cannot be read.
     """
     values, text = _config_from_file(config)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Checkpoint(None, None, None, _checked_config(values, f"'{config}'"), digest, {})
+    return Checkpoint(None, None, None, _checked_config(values, f"'{config}'"), digest, {}, random_weights=True)
 
 
 def load_plain(path: Path) -> Mapping[str, Any]:

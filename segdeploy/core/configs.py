@@ -68,6 +68,12 @@ def load_config(name: str, options: Mapping[str, str] | None = None) -> Any:
     path = find_config(name)
     try:
         config = Config.fromfile(path)
+    except ImportError as error:
+        raise ConfigError(
+            expected=f"the packages that the config '{path}' imports",
+            got=str(error).partition(", the current sys.path")[0],
+            fix="install them",
+        ) from error
     except Exception as error:  # a config is Python: anything can be raised while it runs
         raise ConfigError(
             expected=f"an mmseg config that loads at '{path}'", got=f"{type(error).__name__}: {error}", fix="mend it"
@@ -81,6 +87,17 @@ def load_config(name: str, options: Mapping[str, str] | None = None) -> Any:
                 expected=f"a key of the config for --cfg-options {key}", got=str(error), fix="check it in the config"
             ) from error
     return config
+
+
+def config_families() -> dict[str, tuple[str, ...]]:
+    """The families of configs that the installed mmseg ships: folder -> the names of its configs, without ``.py``.
+
+    Raises:
+        MissingExtraError: mmseg is not installed.
+    """
+    folders = sorted(path for path in _mmseg_folder().iterdir() if path.is_dir() and not path.name.startswith("_"))
+    found = {folder.name: tuple(sorted(path.stem for path in folder.glob("*.py"))) for folder in folders}
+    return {family: configs for family, configs in found.items() if configs}
 
 
 def _mmseg_folder() -> Path:

@@ -133,23 +133,31 @@ def resize_logits(logits: Logits, height: int, width: int, *, align_corners: boo
     )
 
 
-def resized_argmax(logits: Logits, height: int, width: int, *, align_corners: bool) -> NDArray[np.intp]:
-    """``resize_logits(...).argmax(1)`` without ever holding all the resized logits: K of them a pixel of a large photograph.
+def reduce_logits(logits: Logits, cutoff: float | None = None) -> NDArray[np.intp]:
+    """Labels of logits [N, K, H, W]: the argmax over K, or 1 where a binary head's only logit lies above ``cutoff``."""
+    return logits.argmax(1) if cutoff is None else (logits[:, 0] > cutoff).astype(np.intp)
+
+
+def resized_labels(
+    logits: Logits, height: int, width: int, *, align_corners: bool, cutoff: float | None = None
+) -> NDArray[np.intp]:
+    """``reduce_logits(resize_logits(...))`` without ever holding all the resized logits: K a pixel of a large photograph.
 
     Args:
         logits: float32 [N, K, h, w].
         height: of the result.
         width: of the result.
         align_corners: as in torch.
+        cutoff: see ``reduce_logits``.
 
     Returns:
         [N, height, width] labels, the same to the pixel.
     """
     if logits.shape[2:] == (height, width):
-        return logits.argmax(1)
+        return reduce_logits(logits, cutoff)
     labels = np.empty((len(logits), height, width), np.intp)
     for rows, stripe in resized_stripes(logits, height, width, align_corners=align_corners):
-        labels[:, rows] = stripe.argmax(1)
+        labels[:, rows] = reduce_logits(stripe, cutoff)
     return labels
 
 

@@ -6,6 +6,7 @@ head's output, K classes.
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -38,11 +39,12 @@ class FileEntry(Struct, frozen=True):
 
 
 class Bounds(Struct, frozen=True):
-    """The range of a dynamic axis; ``opt`` is the size that a tuning backend optimises for."""
+    """The range of a dynamic axis; ``opt`` is the size that a tuning backend optimises for, ``step`` what it is a multiple of."""
 
     min: int
     opt: int
     max: int
+    step: int = 1
 
 
 Axis: TypeAlias = int | Bounds
@@ -77,21 +79,65 @@ class Resize(Struct, frozen=True):
     scale: tuple[int, int] | None = None
 
 
+class Pad(Struct, frozen=True):
+    """Padding at the right and at the bottom, after normalisation; an exported graph does it, and crops its mask again.
+
+    Attributes:
+        size: (height, width) that an image is padded to at least; None where ``divisor`` counts.
+        divisor: each side is padded to a multiple of it; None where ``size`` counts.
+        value: of the padding.
+    """
+
+    size: tuple[int, int] | None = None
+    divisor: int | None = None
+    value: float = 0.0
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) after padding."""
+        if self.size is not None:
+            return max(height, self.size[0]), max(width, self.size[1])
+        step = self.divisor or 1
+        return -(-height // step) * step, -(-width // step) * step
+
+
 class Preprocess(Struct, frozen=True):
-    """What happens before the network; mean and std (0..255 scale, RGB) are already inside an exported graph."""
+    """What happens before the network; mean, std (0..255 scale, RGB) and pad are already inside an exported graph."""
 
     color: Literal["rgb", "bgr"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resize: Resize
+    pad: Pad | None = None
+
+    def network_input(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) that the network sees of an image of that size: padded where the model pads."""
+        return self.pad.padded(height, width) if self.pad else (height, width)
 
 
 class Postprocess(Struct, frozen=True):
-    """How logits become labels: bilinear to the input size, bilinear to the original size, then ``reduce``."""
+    """How logits become labels: bilinear to the input size, bilinear to the original size, then ``reduce``.
+
+    Attributes:
+        resize: of the logits.
+        align_corners: as in torch.
+        reduce: ``argmax`` over the classes; ``threshold`` for a binary head of one output, whose label is 1 where the
+            sigmoid lies above ``threshold``.
+        threshold: of the sigmoid; None for ``argmax``.
+    """
 
     resize: Literal["bilinear"]
     align_corners: bool
-    reduce: Literal["argmax"]
+    reduce: Literal["argmax", "threshold"]
+    threshold: float | None = None
+
+    @property
+    def cutoff(self) -> float | None:
+        """The logit above which the label is 1: sigmoid(cutoff) = threshold. None for ``argmax``."""
+        if self.threshold is None:
+            return None
+        if not 0 < self.threshold < 1:
+            return -math.inf if self.threshold <= 0 else math.inf
+        return math.log(self.threshold / (1 - self.threshold))
 
 
 class Inference(Struct, frozen=True):

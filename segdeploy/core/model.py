@@ -13,6 +13,7 @@ from typing import Any
 from segdeploy import __version__
 from segdeploy.core.checkpoint import Checkpoint
 from segdeploy.core.errors import CheckpointError, ConfigError
+from segdeploy.core.inference import check_inference, check_padded_slide, fix_draws, head_config, threshold
 from segdeploy.core.manifest import (
     SCHEMA,
     Axis,
@@ -24,6 +25,7 @@ from segdeploy.core.manifest import (
     Lineage,
     Manifest,
     OutputSpec,
+    Pad,
     Postprocess,
     Precision,
     Preprocess,
@@ -43,7 +45,7 @@ def build_model(checkpoint: Checkpoint) -> Any:
     """Build the mmseg model in eval mode, on the CPU, with SyncBN reverted and without auxiliary heads.
 
     Returns:
-        An ``mmseg.models.EncoderDecoder``.
+        An ``mmseg.models.EncoderDecoder``, or a ``CascadeEncoderDecoder``.
 
     Raises:
         ConfigError: the model cannot be built from the config.
@@ -62,27 +64,25 @@ def build_model(checkpoint: Checkpoint) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # mmseg warns of its losses' defaults, which matter to training alone
             model = MODELS.build(ConfigDict(config))
-    except (KeyError, TypeError, ValueError, AssertionError, ImportError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AssertionError, ImportError, AttributeError, RuntimeError) as error:
         raise ConfigError(
             expected=f"a model that the installed mmseg can build, from {checkpoint.source}",
             got=f"{type(error).__name__}: {error}",
             fix="check the config's 'model', or install what it needs",
         ) from error
-    if type(model).__name__ != "EncoderDecoder":
-        raise ConfigError(
-            expected="an EncoderDecoder", got=f"a {type(model).__name__}", fix="other segmentors are not supported yet"
-        )
+    check_inference(model)
+    fix_draws(model, checkpoint.state_dict or {})
     if checkpoint.state_dict is not None:
         _load_weights(model, checkpoint)
     return revert_sync_batchnorm(model).eval()
 
 
 def default_name(checkpoint: Checkpoint, config: str | None = None) -> str:
-    """What to call the exports of a checkpoint: its work dir's name for a numbered or 'best' file, else its own."""
+    """What to call the exports of a checkpoint: its folder's name for a numbered, 'best' or random file, else its own."""
     if checkpoint.path is None:
         return Path(str(config).split("::")[-1]).stem
     stem = checkpoint.path.stem
-    if stem.startswith(("epoch_", "iter_", "best_", "latest")):
+    if stem.startswith(("epoch_", "iter_", "best_", "latest", "random-weights")):
         return checkpoint.path.resolve().parent.name
     return stem
 
@@ -114,12 +114,15 @@ def describe(
         ConfigError: the config asks for something that segdeploy does not do.
     """
     model = checkpoint.config["model"]
-    head = model.get("decode_head")
-    head = head[-1] if isinstance(head, (list, tuple)) else head or {}
+    head = head_config(model)
     outputs = int(head.get("out_channels") or head.get("num_classes", 0))
-    classes, palette, reduce_zero_label = _labels(checkpoint, outputs)
+    binary = outputs == 1
+    classes, palette, reduce_zero_label = _labels(checkpoint, 2 if binary else outputs)
     crop_h, crop_w = crop_size(checkpoint.config)
     mask_dtype = "uint8" if len(classes) <= 256 else "int32"
+    inference = _inference(model.get("test_cfg") or {})
+    preprocess = _preprocess(checkpoint.config)
+    check_padded_slide(preprocess.pad, inference)
     axes = (
         batch if batch is not None else Bounds(min=1, opt=1, max=_ANY),
         height if height is not None else Bounds(min=1, opt=crop_h, max=_ANY),
@@ -136,9 +139,14 @@ def describe(
             OutputSpec(name="mask", dtype=mask_dtype, layout="NHW"),
             OutputSpec(name="logits", dtype="float32", layout="NKhw"),
         ),
-        preprocess=_preprocess(checkpoint.config),
-        postprocess=Postprocess(resize="bilinear", align_corners=bool(head.get("align_corners", False)), reduce="argmax"),
-        inference=_inference(model.get("test_cfg") or {}),
+        preprocess=preprocess,
+        postprocess=Postprocess(
+            resize="bilinear",
+            align_corners=bool(head.get("align_corners", False)),
+            reduce="threshold" if binary else "argmax",
+            threshold=threshold(head) if binary else None,
+        ),
+        inference=inference,
         classes=classes,
         palette=palette,
         ignore_index=IGNORE_INDEX,
@@ -146,7 +154,7 @@ def describe(
         lineage=Lineage(
             checkpoint_sha256=checkpoint.sha256,
             config_sha256=checkpoint.config_sha256,
-            random_weights=checkpoint.state_dict is None,
+            random_weights=checkpoint.random_weights,
             checkpoint=str(checkpoint.path.resolve()) if checkpoint.path else None,
             data_root=_data_root(checkpoint.config),
         ),
@@ -183,25 +191,28 @@ def _load_weights(model: Any, checkpoint: Checkpoint) -> None:
     model.load_state_dict(weights)
 
 
-def _drop_downloads(config: dict[str, Any]) -> None:
-    """Initial weights would be fetched and then overwritten by the checkpoint's."""
-    config["pretrained"] = None
-    for part in config.values():
-        if isinstance(part, dict):
-            part.pop("init_cfg", None)
-            part.pop("pretrained", None)
+def _drop_downloads(config: Any) -> None:
+    """Initial weights would be fetched and then overwritten by the checkpoint's. They may stand at any depth."""
+    if isinstance(config, dict):
+        config.pop("init_cfg", None)
+        config.pop("pretrained", None)
+    for part in config.values() if isinstance(config, dict) else config:
+        if isinstance(part, (dict, list, tuple)):
+            _drop_downloads(part)
 
 
-def _labels(checkpoint: Checkpoint, count: int) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], bool]:
+def dataset_meta(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Classes, palette and reduce_zero_label: as the training recorded them, else as the config's data set says."""
     meta: Mapping[str, Any] = checkpoint.dataset_meta
     if not meta.get("classes"):
         meta = next((d for d in _datasets(checkpoint.config) if d.get("classes")), {})
+    return {key: meta[key] for key in ("classes", "palette", "reduce_zero_label") if key in meta}
+
+
+def _labels(checkpoint: Checkpoint, count: int) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], bool]:
+    meta = dataset_meta(checkpoint)
     if count < 2:
-        raise ConfigError(
-            expected="a decode head with two classes or more",
-            got=f"num_classes={count}",
-            fix="binary heads with one output are not supported yet",
-        )
+        raise ConfigError(expected="a decode head with num_classes", got="none", fix="pass the right config: --config FILE")
     classes = tuple(meta.get("classes") or (f"class_{i}" for i in range(count)))
     if len(classes) != count:
         raise ConfigError(
@@ -219,6 +230,7 @@ def _datasets(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         dataset = (config.get(loader) or {}).get("dataset") or {}
         yield dict(dataset.get("metainfo") or {}, reduce_zero_label=dataset.get("reduce_zero_label", False))
         if "type" in dataset:
+            load_mmseg()
             from mmseg.registry import DATASETS
 
             cls = DATASETS.get(str(dataset["type"]))
@@ -240,19 +252,25 @@ def crop_size(config: Mapping[str, Any]) -> tuple[int, int]:
 
 def _preprocess(config: Mapping[str, Any]) -> Preprocess:
     spec = config["model"].get("data_preprocessor") or config.get("data_preprocessor") or {}
-    if spec.get("test_cfg"):
-        raise ConfigError(
-            expected="a data_preprocessor that does not pad at test time",
-            got=f"test_cfg={spec['test_cfg']}",
-            fix="padding at test time is not supported yet: remove test_cfg if the model does not need it",
-        )
     mean, std = spec.get("mean"), spec.get("std")
     return Preprocess(
         color="rgb" if spec.get("bgr_to_rgb") else "bgr",
         mean=_triple(mean, 0.0),
         std=_triple(std, 1.0),
         resize=_resize(config),
+        pad=_pad(spec.get("test_cfg") or {}, float(spec.get("pad_val") or 0)),
     )
+
+
+def _pad(test_cfg: Mapping[str, Any], value: float) -> Pad | None:
+    size, divisor = test_cfg.get("size"), test_cfg.get("size_divisor")
+    if not test_cfg:
+        return None
+    if (size is None) == (divisor is None):
+        raise ConfigError(
+            expected="one of 'size' and 'size_divisor' in data_preprocessor.test_cfg", got=str(dict(test_cfg)), fix="mend it"
+        )
+    return Pad(size=_pair(size) if size is not None else None, divisor=divisor and int(divisor), value=value)
 
 
 def _triple(values: Any, default: float) -> tuple[float, float, float]:

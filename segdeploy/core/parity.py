@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.core.imaging import Logits, resize_logits
-from segdeploy.core.manifest import Precision, ShapeParity, Tolerance, Verdict
+from segdeploy.core.manifest import Manifest, Precision, ShapeParity, Tolerance, Verdict
 
 # fp32: float addition in another order moves a logit by about 1e-6 of its size; 1e-4 is a hundred times that, and a real
 #   fault (a swapped channel, another pooling) is a thousand times larger still.
@@ -45,10 +45,10 @@ class Outputs:
 class ShapeComparison:
     """Collects the differences of all batches of one shape; memory does not grow with the number of images."""
 
-    def __init__(self, shape: tuple[int, int, int], tolerance: Tolerance, *, align_corners: bool) -> None:
+    def __init__(self, shape: tuple[int, int, int], tolerance: Tolerance, manifest: Manifest) -> None:
         self._shape = shape
         self._tolerance = tolerance
-        self._align_corners = align_corners
+        self._manifest = manifest
         self._images = 0
         self._max_abs = self._sum_abs = self._scale = self._margin = 0.0
         self._logits = self._pixels = self._differ = 0
@@ -92,11 +92,19 @@ class ShapeComparison:
 
     def _flip_margin(self, reference: Outputs, flipped: NDArray[np.bool_]) -> float:
         largest = 0.0
+        _, height, width = self._shape
+        postprocess = self._manifest.postprocess
+        padded = self._manifest.preprocess.network_input(height, width)
         for logits, where in zip(reference.logits, flipped, strict=True):
             if where.any():
-                full = resize_logits(logits[None], *self._shape[1:], align_corners=self._align_corners)[0][:, where]
-                top = np.partition(full, -2, axis=0)[-2:]
-                largest = max(largest, min(float((top[1] - top[0]).max()), _LARGEST))
+                full = resize_logits(logits[None], *padded, align_corners=postprocess.align_corners)
+                full = full[0, :, :height, :width][:, where]
+                if postprocess.cutoff is None:
+                    top = np.partition(full, -2, axis=0)[-2:]
+                    margin = top[1] - top[0]
+                else:
+                    margin = np.abs(full - postprocess.cutoff)
+                largest = max(largest, min(float(margin.max()), _LARGEST))
         return largest
 
 

@@ -3,7 +3,7 @@
 Axes: N images, H and W of the input, K classes, h and w of the decode head's output.
 
     in   image   uint8   [N, H, W, 3]   RGB, as decoded; normalisation is inside the graph
-    out  mask    uint8   [N, H, W]      argmax at the input's size (int32 where there are more than 256 classes)
+    out  mask    uint8   [N, H, W]      labels at the input's size (int32 where there are more than 256 classes)
     out  logits  float32 [N, K, h, w]   the decode head's output before upsampling
 """
 
@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segdeploy.core.manifest import Manifest
-from segdeploy.export.rewrites import rewrite
+from segdeploy.export.rewrites import ExactOps, rewrite
 
 
 class DeployGraph(nn.Module):
-    """An mmseg EncoderDecoder with its preprocessing before it and the argmax behind it."""
+    """An mmseg EncoderDecoder with its preprocessing before it and the reduction to labels behind it."""
 
     def __init__(self, model: Any, manifest: Manifest) -> None:
         """Take the model over: its pooling is replaced in place by an exact one that exports.
 
         Args:
-            model: an ``EncoderDecoder`` in eval mode.
+            model: an ``EncoderDecoder`` or ``CascadeEncoderDecoder`` in eval mode.
             manifest: its preprocessing and postprocessing.
         """
         super().__init__()
@@ -35,6 +35,8 @@ class DeployGraph(nn.Module):
         self.neck = model.neck if getattr(model, "with_neck", False) else nn.Identity()
         self.decode_head = model.decode_head
         self.align_corners = manifest.postprocess.align_corners
+        self.cutoff = manifest.postprocess.cutoff
+        self.pad = manifest.preprocess.pad
         self.mask_dtype = torch.uint8 if len(manifest.classes) <= 256 else torch.int32
         self.swap_channels = manifest.preprocess.color == "bgr"
         self.register_buffer("mean", torch.tensor(manifest.preprocess.mean).view(1, 3, 1, 1))
@@ -53,6 +55,33 @@ class DeployGraph(nn.Module):
         pixels = image.float().permute(0, 3, 1, 2)
         if self.swap_channels:
             pixels = pixels.flip(1)
-        logits = self.decode_head(self.neck(self.backbone((pixels - self.mean) / self.std)))
-        full = functional.interpolate(logits, size=pixels.shape[2:], mode="bilinear", align_corners=self.align_corners)
-        return full.argmax(1).to(self.mask_dtype), logits
+        inputs = self._padded((pixels - self.mean) / self.std)
+        with ExactOps():
+            logits = self._decode(self.neck(self.backbone(inputs)))
+        full = functional.interpolate(logits, size=inputs.shape[2:], mode="bilinear", align_corners=self.align_corners)
+        if self.pad is not None:
+            full = full[:, :, : image.shape[1], : image.shape[2]]
+        mask = full.argmax(1) if self.cutoff is None else full[:, 0] > self.cutoff
+        return mask.to(self.mask_dtype), logits
+
+    def _padded(self, inputs: Tensor) -> Tensor:
+        if self.pad is None:
+            return inputs
+        height, width = inputs.shape[2:]
+        if self.pad.size is not None:
+            below, right = (torch.sym_max(want - have, 0) for want, have in zip(self.pad.size, (height, width), strict=True))
+        else:
+            step = self.pad.divisor
+            below, right = ((have + step - 1) // step * step - have for have in (height, width))
+        return functional.pad(inputs, (0, right, 0, below), value=self.pad.value)
+
+    def _decode(self, features: Any) -> Tensor:
+        if not isinstance(self.decode_head, nn.ModuleList):
+            out = self.decode_head(features)
+        else:
+            out = self.decode_head[0](features)
+            for head in self.decode_head[1:]:
+                out = head(features, out)
+        # Of a head with auxiliary outputs the first counts.
+        logits: Tensor = out[0] if isinstance(out, tuple) else out
+        return logits

@@ -66,7 +66,7 @@ def write_onnx(graph: DeployGraph, manifest: Manifest, folder: Path, options: Op
         raise ExportError(
             expected=f"a model that torch.onnx can export at opset {options.opset}",
             got=_root_cause(error),
-            fix="try a static shape (--shape HxW), or report the model",
+            fix="try sizes in multiples of the network's stride (--multiple 32), or a static shape (--shape HxW)",
         ) from error
     toolchain = msgspec.structs.replace(manifest.toolchain, onnx=onnx.__version__, onnxruntime=version_of("onnxruntime"))
     return msgspec.structs.replace(manifest, toolchain=toolchain)
@@ -83,7 +83,10 @@ def _root_cause(error: BaseException) -> str:
 def _dynamic(manifest: Manifest) -> dict[int, Any]:
     axes = zip("NHW", manifest.input.shape[:3], strict=True)
     return {
-        index: torch.export.Dim(letter, min=axis.min, max=axis.max)
+        # An axis of multiples is what torch.export calls a derived dimension: 16*H.
+        index: axis.step * torch.export.Dim(letter, min=axis.min // axis.step, max=axis.max // axis.step)
+        if axis.step > 1
+        else torch.export.Dim(letter, min=axis.min, max=axis.max)
         for index, (letter, axis) in enumerate(axes)
         if isinstance(axis, Bounds)
     }
@@ -103,12 +106,14 @@ def _facts(manifest: Manifest) -> dict[str, str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter reports its own steps, conversions and deprecations; errors still arrive as exceptions."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -26,6 +26,13 @@ class Shapes:
     def __post_init__(self) -> None:
         for letter, axis in (("N", self.batch), ("H", self.height), ("W", self.width)):
             low, opt, high = bounds(axis)
+            step = axis.step if isinstance(axis, Bounds) else 1
+            if low % step or opt % step or high % step:
+                raise InputError(
+                    expected=f"multiples of {step} for {letter}",
+                    got=f"min {low}, opt {opt}, max {high}",
+                    fix="correct --min-shape, --opt-shape, --max-shape or --multiple",
+                )
             if not 1 <= low <= opt <= high:
                 raise InputError(
                     expected=f"1 <= min <= opt <= max for {letter}",
@@ -42,12 +49,15 @@ def bounds(axis: Axis) -> tuple[int, int, int]:
 def example_shape(axes: tuple[Axis, ...]) -> tuple[int, int, int]:
     """A shape for tracing. Dynamic axes take sizes unlike one another and unlike any special case (1, multiples of 32)."""
 
-    def inside(axis: Axis, wish: int) -> int:
-        low, _, high = bounds(axis)
-        return min(max(wish, low), high)
-
     batch, height, width = axes[:3]
-    return inside(batch, 2), inside(height, 90), inside(width, 130)
+    return nearest(batch, 2), nearest(height, 90), nearest(width, 130)
+
+
+def nearest(axis: Axis, wish: int) -> int:
+    """The size that an axis takes and that lies nearest to the one wished for."""
+    low, _, high = bounds(axis)
+    step = axis.step if isinstance(axis, Bounds) else 1
+    return min(max(round(wish / step) * step, low), high)
 
 
 def choose_shapes(
@@ -59,6 +69,7 @@ def choose_shapes(
     best: str | None = None,
     largest: str | None = None,
     batch: str | None = None,
+    multiple: int = 1,
 ) -> Shapes:
     """What the user asked for, and defaults around the training crop for the rest.
 
@@ -70,6 +81,7 @@ def choose_shapes(
         best: ``HxW`` to optimise for.
         largest: ``HxW``.
         batch: ``N`` for a fixed batch or ``MIN:OPT:MAX``.
+        multiple: what a dynamic height and width are multiples of.
 
     Raises:
         InputError: a text that is not of these forms, or bounds out of order.
@@ -82,11 +94,15 @@ def choose_shapes(
     if static:
         height, width = parse_size(static, "--shape")
         return Shapes(images, height, width)
-    opt = parse_size(best, "--opt-shape") if best else crop
+
+    def default(side: int) -> int:
+        return -(-side // multiple) * multiple
+
+    opt = parse_size(best, "--opt-shape") if best else (default(crop[0]), default(crop[1]))
     limit = _TENSORRT_LARGEST_SIDE if tensorrt else _DEFAULT_LARGEST_SIDE
-    low = parse_size(smallest, "--min-shape") if smallest else (_DEFAULT_SMALLEST_SIDE,) * 2
-    high = parse_size(largest, "--max-shape") if largest else (max(limit, opt[0]), max(limit, opt[1]))
-    return Shapes(images, *(_axis(*sides) for sides in zip(low, opt, high, strict=True)))
+    low = parse_size(smallest, "--min-shape") if smallest else (default(_DEFAULT_SMALLEST_SIDE),) * 2
+    high = parse_size(largest, "--max-shape") if largest else (default(max(limit, opt[0])), default(max(limit, opt[1])))
+    return Shapes(images, *(_axis(*sides, multiple) for sides in zip(low, opt, high, strict=True)))
 
 
 def parse_size(text: str, option: str) -> tuple[int, int]:
@@ -111,5 +127,5 @@ def _batch(text: str | None, largest: int) -> Axis:
     return _axis(*numbers) if len(numbers) == 3 else numbers[0]
 
 
-def _axis(low: int, opt: int, high: int) -> Axis:
-    return low if low == opt == high else Bounds(min=low, opt=opt, max=high)
+def _axis(low: int, opt: int, high: int, step: int = 1) -> Axis:
+    return low if low == opt == high else Bounds(min=low, opt=opt, max=high, step=step)

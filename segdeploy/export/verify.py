@@ -15,7 +15,7 @@ from segdeploy.core.imaging import list_images, read_image, resize_image
 from segdeploy.core.manifest import Manifest, Parity, ShapeParity
 from segdeploy.core.parity import TOLERANCES, Outputs, ShapeComparison, overall
 from segdeploy.core.progress import progress_bar
-from segdeploy.export.shapes import bounds
+from segdeploy.export.shapes import bounds, nearest
 from segdeploy.runtime import Session, open_session
 from segdeploy.runtime.open import Device, eager_artifact
 
@@ -51,13 +51,13 @@ def find_reference(artifact: Artifact, checkpoint: Path | None = None) -> Path:
 
 def default_shapes(manifest: Manifest) -> list[tuple[int, int, int]]:
     """(N, H, W) to verify at: the artifact's best size, and others as far as its axes are dynamic."""
-    (n_low, _, n_high), (h_low, h_opt, h_high), (w_low, w_opt, w_high) = map(bounds, manifest.input.shape[:3])
+    batch, height, width = manifest.input.shape[:3]
     found = []
     for count, tall, wide in _RELATIVE_SHAPES:
         shape = (
-            min(max(count, n_low), n_high),
-            min(max(round(h_opt * tall), h_low), h_high),
-            min(max(round(w_opt * wide), w_low), w_high),
+            nearest(batch, count),
+            nearest(height, round(bounds(height)[1] * tall)),
+            nearest(width, round(bounds(width)[1] * wide)),
         )
         if shape not in found:
             found.append(shape)
@@ -97,7 +97,7 @@ def verify(
     """
     manifest = artifact.manifest
     tolerance = TOLERANCES[manifest.precision]
-    pictures = [read_image(path) for path in list_images(images)[:limit]] if images else _noise(manifest)
+    pictures = [read_image(path) for path in list_images(images)[:limit]] if images else _noise(manifest)[:limit]
     described = f"{len(pictures)} images of {images.name}" if images else f"{len(pictures)} images of seeded noise"
     path = find_reference(artifact, checkpoint)
     reference = f"eager, checkpoint sha256 {(manifest.lineage.checkpoint_sha256 or '')[:12]}"
@@ -141,9 +141,7 @@ def _compare(
     total = sum(-(-len(pictures) // count) for count, _, _ in shapes)
     with progress_bar(f"verify {artifact.name}", total) as advance:
         for count, height, width in shapes:
-            comparison = ShapeComparison(
-                (count, height, width), TOLERANCES[manifest.precision], align_corners=manifest.postprocess.align_corners
-            )
+            comparison = ShapeComparison((count, height, width), TOLERANCES[manifest.precision], manifest)
             for start in range(0, len(pictures), count):
                 # The last batch is filled up from the front: a static batch axis takes no other size.
                 chosen = [pictures[(start + i) % len(pictures)] for i in range(count)]

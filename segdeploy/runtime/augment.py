@@ -61,12 +61,18 @@ def predict_augmented(session: Session, image: Image, augmentation: Augmentation
         return predict_labels(session, image)
     manifest = session.artifact.manifest
     height, width = image.shape[:2]
-    total = np.zeros((len(manifest.classes), height, width), np.float32)
+    threshold = manifest.postprocess.threshold
+    # A binary head has one output, whose sigmoid takes the place of the softmax.
+    channels, probability = (len(manifest.classes), _softmax) if threshold is None else (1, _sigmoid)
+    total = np.zeros((channels, height, width), np.float32)
+    variants = 0
     for logits in _variants(session, image, augmentation):
+        variants += 1
         for rows, stripe in resized_stripes(logits, height, width, align_corners=manifest.postprocess.align_corners):
-            total[:, rows] += _softmax(stripe[0])
-    # The mean is the sum over their number: the same label.
-    return total.argmax(0).astype(np.uint8 if len(manifest.classes) <= 256 else np.int32)
+            total[:, rows] += probability(stripe[0])
+    mean = total / variants
+    labels = mean.argmax(0) if threshold is None else mean[0] > threshold
+    return labels.astype(np.uint8 if len(manifest.classes) <= 256 else np.int32)
 
 
 def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
@@ -107,3 +113,7 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Over axis 0."""
     shifted = np.exp(logits - logits.max(0))
     return np.asarray(shifted / shifted.sum(0), np.float32)
+
+
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(1 / (1 + np.exp(-logits)), np.float32)

@@ -50,6 +50,13 @@ class EagerSession:
         self._device = pick_device(self._torch, device, threads)
         config = artifact.manifest.files[1].path if len(artifact.manifest.files) > 1 else None
         self._model: Any = build_model(load_checkpoint(artifact.model_path, config)).to(self._device)
+        from mmseg.structures import SegDataSample
+
+        self._sample = SegDataSample
+        head = self._model.decode_head
+        self._head: Any = head[-1] if isinstance(head, self._torch.nn.ModuleList) else head  # of a cascade, the last
+        self._resize_logits, self._head.predict_by_feat = self._head.predict_by_feat, self._keep_logits
+        self._logits: Any = None
 
     @property
     def device(self) -> str:
@@ -76,12 +83,20 @@ class EagerSession:
 
     def _forward(self, bgr: Any) -> tuple[Any, Any]:
         with self._torch.inference_mode():
-            inputs = self._model.data_preprocessor({"inputs": list(bgr), "data_samples": None})["inputs"]
-            logits = self._model.decode_head(self._model.extract_feat(inputs))
-            size = inputs.shape[2:]
-            full = self._model.decode_head.predict_by_feat(logits, [{"img_shape": size}])
+            samples = [self._sample() for _ in bgr]
+            inputs = self._model.data_preprocessor({"inputs": list(bgr), "data_samples": samples})["inputs"]
+            full = self._model.encode_decode(inputs, [{"img_shape": inputs.shape[2:]}])
+            full = full[:, :, : bgr.shape[2], : bgr.shape[3]]  # mmseg pads at the right and at the bottom
+            binary = full.shape[1] == 1
+            mask = full[:, 0].sigmoid() > self._head.threshold if binary else full.argmax(1)
             kind = self._torch.uint8 if len(self.artifact.manifest.classes) <= 256 else self._torch.int32
-            return full.argmax(1).to(kind), logits
+            logits, self._logits = self._logits, None
+            return mask.to(kind), logits
+
+    def _keep_logits(self, logits: Any, metas: Any) -> Any:
+        """Stands before the head's own ``predict_by_feat``, which is given the logits before upsampling."""
+        self._logits = logits
+        return self._resize_logits(logits, metas)
 
     def __enter__(self) -> EagerSession:
         """See ``Session``."""

@@ -1,7 +1,8 @@
 """From a picture of any size to labels of the same size, by mmseg's protocol, on any Session.
 
 mmseg resizes the image as its test pipeline says, resizes the logits to the network's input, resizes them again to the
-picture's own size, and takes the argmax last. Taking the argmax first and resizing labels changes the result.
+picture's own size, and takes the argmax last (a binary head's threshold likewise). Taking it first and resizing labels
+changes the result. Where the model pads, the padding's logits are cut off before the second resize.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from segdeploy.core.artifact import Artifact
 from segdeploy.core.errors import InputError
-from segdeploy.core.imaging import Image, Labels, Logits, network_size, resize_image, resize_logits, resized_argmax
+from segdeploy.core.imaging import Image, Labels, Logits, network_size, resize_image, resize_logits, resized_labels
 from segdeploy.core.manifest import Axis, Bounds, Inference, Manifest
 from segdeploy.runtime.session import Session
 
@@ -55,9 +56,9 @@ def predict_batch(session: Session, images: Sequence[Image]) -> list[Labels]:
     if manifest.inference.mode == "whole" and all(image.shape[:2] == size for image in images):
         return list(session.run(batch).mask)  # the graph's own argmax is already at the picture's size
     logits = network_logits(session, batch)
-    align = manifest.postprocess.align_corners
+    align, cutoff = manifest.postprocess.align_corners, manifest.postprocess.cutoff
     return [
-        resized_argmax(one[None], *image.shape[:2], align_corners=align)[0].astype(_mask_dtype(manifest))
+        resized_labels(one[None], *image.shape[:2], align_corners=align, cutoff=cutoff)[0].astype(_mask_dtype(manifest))
         for one, image in zip(logits, images, strict=True)
     ]
 
@@ -72,15 +73,18 @@ def network_logits(session: Session, batch: NDArray[np.uint8]) -> Logits:
     manifest = session.artifact.manifest
     align = manifest.postprocess.align_corners
     count, height, width, _ = batch.shape
+    padded = manifest.preprocess.network_input(height, width)
     if manifest.inference.mode == "whole":
-        return resize_logits(_raw_logits(session, batch), height, width, align_corners=align)
-    total = np.zeros((count, len(manifest.classes), height, width), np.float32)
-    times = np.zeros((height, width), np.float32)
-    for y0, y1, x0, x1 in slide_windows(height, width, manifest.inference):
-        crop = _raw_logits(session, batch[:, y0:y1, x0:x1])
+        return resize_logits(_raw_logits(session, batch), *padded, align_corners=align)[:, :, :height, :width]
+    outputs = len(manifest.classes) if manifest.postprocess.reduce == "argmax" else 1
+    total = np.zeros((count, outputs, *padded), np.float32)
+    times = np.zeros(padded, np.float32)
+    for y0, y1, x0, x1 in slide_windows(*padded, manifest.inference):
+        # Where a window reaches beyond the image the graph pads the rest of it, to the window's size.
+        crop = _raw_logits(session, batch[:, y0 : min(y1, height), x0 : min(x1, width)])
         total[:, :, y0:y1, x0:x1] += resize_logits(crop, y1 - y0, x1 - x0, align_corners=align)
         times[y0:y1, x0:x1] += 1
-    return total / times
+    return (total / times)[:, :, :height, :width]
 
 
 def slide_windows(height: int, width: int, inference: Inference) -> Iterator[tuple[int, int, int, int]]:

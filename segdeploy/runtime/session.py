@@ -96,10 +96,13 @@ def checked_images(images: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.
             fix="pass decoded RGB images: normalisation is inside the graph",
         )
     for letter, axis, size in zip("NHWC", axes, images.shape, strict=True):
-        low, high = (axis.min, axis.max) if isinstance(axis, Bounds) else (axis, axis)
-        if not low <= size <= high:
+        low, high, step = (axis.min, axis.max, axis.step) if isinstance(axis, Bounds) else (axis, axis, 1)
+        if not low <= size <= high or size % step:
+            multiples = f", a multiple of {step}," if step > 1 else ""
             raise InputError(
-                expected=f"{letter} = {low}" if low == high else f"{letter} within {low}..{high} for {manifest.label}",
+                expected=f"{letter} = {low}"
+                if low == high
+                else f"{letter} within {low}..{high}{multiples} for {manifest.label}",
                 got=f"{letter} = {size}",
                 fix="resize the image, or export for other shapes (--shape, --min-shape, --max-shape, --batch)",
             )

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from segdeploy.core.checkpoint import load_checkpoint, random_checkpoint
+from segdeploy.core.checkpoint import bare_checkpoint, load_checkpoint
 from segdeploy.core.errors import CheckpointError, ConfigError
 
 
@@ -201,7 +201,7 @@ def test_a_config_file_that_fails(checkpoint_path, tmp_path, text):
     """A trusted config that raises while it runs, whatever it raises, is a ConfigError of one line."""
     config = tmp_path / "config.py"
     config.write_text(text)
-    for load in (lambda: load_checkpoint(checkpoint_path, str(config)), lambda: random_checkpoint(str(config))):
+    for load in (lambda: load_checkpoint(checkpoint_path, str(config)), lambda: bare_checkpoint(str(config))):
         with pytest.raises(ConfigError, match="an mmseg config that loads") as caught:
             load()
         assert "\n" not in str(caught.value)
@@ -216,7 +216,7 @@ def test_a_config_file_that_is_missing(checkpoint_path, tmp_path):
 
 def test_random_weights():
     """A config of mmseg's own by name, without weights."""
-    checkpoint = random_checkpoint("mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py")
+    checkpoint = bare_checkpoint("mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py")
     assert checkpoint.state_dict is None
     assert checkpoint.path is None
     assert checkpoint.config["model"]["decode_head"]["type"] == "PSPHead"

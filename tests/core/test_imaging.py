@@ -15,7 +15,7 @@ from segdeploy.core.imaging import (
     read_image,
     resize_image,
     resize_logits,
-    resized_argmax,
+    resized_labels,
 )
 from segdeploy.core.manifest import Resize
 
@@ -52,11 +52,11 @@ def test_resize_logits_is_torchs(size, target, align_corners):
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(("size", "target"), [((16, 24), (481, 641)), ((9, 7), (64, 65)), ((5, 5), (1, 3)), ((6, 8), (6, 8))])
-def test_resized_argmax_is_that_of_the_resized_logits(size, target, align_corners):
+def test_resized_labels_is_that_of_the_resized_logits(size, target, align_corners):
     """Working in stripes of rows changes no pixel, at heights that are multiples of a stripe and others."""
     logits = np.random.default_rng(2).normal(size=(2, 5, *size)).astype(np.float32)
     expected = resize_logits(logits, *target, align_corners=align_corners).argmax(1)
-    assert np.array_equal(resized_argmax(logits, *target, align_corners=align_corners), expected)
+    assert np.array_equal(resized_labels(logits, *target, align_corners=align_corners), expected)
 
 
 def test_resize_logits_keeps_the_same_size():

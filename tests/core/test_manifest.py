@@ -37,9 +37,9 @@ def test_round_trip(make_manifest):
     assert b'\n  "schema": 1,' in data
     assert decode_manifest(data, "x") == manifest
     assert json.loads(data)["input"]["shape"] == [
-        {"min": 1, "opt": 1, "max": 4},
-        {"min": 8, "opt": 16, "max": 64},
-        {"min": 8, "opt": 24, "max": 64},
+        {"min": 1, "opt": 1, "max": 4, "step": 1},
+        {"min": 8, "opt": 16, "max": 64, "step": 1},
+        {"min": 8, "opt": 24, "max": 64, "step": 1},
         3,
     ]
     assert manifest.input.shape[0] == Bounds(min=1, opt=1, max=4)

@@ -122,6 +122,23 @@ def test_slide_is_mmsegs(eager, mmseg_model, size, crop, stride):
     assert (labels != theirs[0].argmax(0).numpy()).sum() <= 1
 
 
+def test_every_way_to_predict_is_mmsegs_inference(way_to_predict, images_folder):
+    """Binary, padded, sliding, align_corners, cascades: pixel for pixel mmseg's inference_model, on pictures of every size."""
+    from segdeploy.runtime import open_session
+    from segdeploy.runtime.open import eager_artifact
+
+    path, model = way_to_predict
+    seen = set()
+    with open_session(eager_artifact(path), "cpu") as session:
+        for picture in sorted(images_folder.iterdir()):
+            expected = mmseg_labels(model, picture)
+            labels = predict_labels(session, read_image(picture))
+            assert labels.shape == expected.shape
+            assert (labels != expected).sum() <= 1, picture
+            seen |= set(np.unique(labels))
+    assert len(seen) >= 2, "one label alone would prove nothing"
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (64, 64), (65, 200), (300, 63), (511, 513)])
 def test_windows_cover_every_pixel(height, width):
     """No pixel is left out, no window leaves the image, and each has the crop's size where the image allows it."""

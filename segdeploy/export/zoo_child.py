@@ -1,0 +1,189 @@
+"""One config of the zoo, in a process of its own: ``python -m segdeploy.export.zoo_child FAMILY CONFIG RESULT FORMAT...``."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from segdeploy.core.checkpoint import Checkpoint
+from segdeploy.core.errors import ConfigError, SegdeployError
+from segdeploy.core.files import write_file
+from segdeploy.core.manifest import Bounds, Parity
+from segdeploy.core.model import build_model, crop_size, describe
+from segdeploy.core.random_weights import smallest_size, write_random_checkpoint
+from segdeploy.export.export import export_model
+from segdeploy.export.shapes import Shapes
+from segdeploy.export.verify import verify
+from segdeploy.export.zoo import Entry, FormatResult
+
+_IMAGES = 2
+_LARGEST_BATCH = 4
+_LONGEST_REASON = 160
+# What an architecture may ask of its input's sides, beside nothing.
+_STEPS = (1, 8, 16, 32)
+# What mmseg says where something is missing -> what it is. A name with a package counts only where that is not installed.
+_MISSING = (
+    ("mmpretrain", "needs mmpretrain", "mmpretrain"),
+    ("mmdet", "needs mmdet", "mmdet"),
+    # mmseg puts a bare BaseModule where it would take mmdet's head.
+    ("BaseModule.__init__() got an unexpected keyword", "needs mmdet", "mmdet"),
+    ("install onedl-mmcv for", "needs compiled mmcv ops", "mmcv._ext"),
+    ("requirements/optional.txt", "needs the optional packages of mmseg (Stable Diffusion)", "ldm"),
+)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a model takes.
+
+    Attributes:
+        base: the smallest (H, W) that was found.
+        step: what the sides of other sizes are multiples of; None where it takes no other.
+    """
+
+    base: tuple[int, int]
+    step: int | None
+
+
+def examine(family: str, config: str, formats: Sequence[str], scratch: Path) -> Entry:
+    """Build a config with random weights, export it to every format, and hold each against mmseg."""
+    try:
+        checkpoint = write_random_checkpoint(config, scratch / "random" / "random-weights.pth")
+        describe(checkpoint, name="zoo", fmt="eager")
+    except SegdeployError as error:
+        reason = _missing(str(error))
+        if reason:
+            return Entry(family=family, config=config, outcome="not available", reason=reason)
+        refused = isinstance(error, ConfigError)
+        return Entry(family=family, config=config, outcome="not supported" if refused else "failed", reason=error.got)
+    model = build_model(checkpoint)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    sizes = find_sizes(model, checkpoint)
+    del model
+    results = tuple(try_format(checkpoint, fmt, sizes, scratch / fmt) for fmt in formats)
+    failed = [result for result in results if result.status == "failed"]
+    return Entry(
+        family=family,
+        config=config,
+        outcome="failed" if failed else "exported",
+        reason="; ".join(f"{result.format}: {result.reason}" for result in failed),
+        parameters=parameters,
+        formats=results,
+    )
+
+
+def find_sizes(model: Any, checkpoint: Checkpoint) -> Sizes:
+    """Try what sizes mmseg's own model takes."""
+    import torch
+
+    base = smallest_size(model, crop_size(checkpoint.config))
+    preprocess = describe(checkpoint, name="zoo", fmt="eager").preprocess
+
+    def takes(height: int, width: int) -> bool:
+        try:
+            with torch.inference_mode():
+                model(torch.zeros(1, 3, *preprocess.network_input(height, width)), mode="tensor")
+        except (RuntimeError, AssertionError, ValueError):
+            return False
+        return True
+
+    for step in _STEPS:
+        odd = 27 // step or 1, 45 // step or 1
+        if not any(side % step for side in base) and takes(base[0] + odd[0] * step, base[1] + odd[1] * step):
+            return Sizes(base, step)
+    return Sizes(base, None)
+
+
+def try_format(checkpoint: Checkpoint, fmt: str, sizes: Sizes, folder: Path) -> FormatResult:
+    """Export with dynamic axes; where that does not pass, with a static size."""
+    started = time.monotonic()
+    (height, width), step = sizes.base, sizes.step
+    why = "the architecture takes one size only"
+    if step is not None:
+        axes = [Bounds(min=side // 2 if side <= 128 else side, opt=side, max=4 * side, step=step) for side in sizes.base]
+        shapes = Shapes(Bounds(min=1, opt=1, max=_LARGEST_BATCH), *axes)
+        tried = [(1, height, width), (2, height + (27 // step or 1) * step, width + (45 // step or 1) * step)]
+        tried.append((1, height + (96 // step) * step, width + (31 // step or 1) * step))
+        result = _attempt(checkpoint, fmt, shapes, tried, folder / "dynamic")
+        if isinstance(result, FormatResult):
+            return msgspec.structs.replace(result, step=step, seconds=round(time.monotonic() - started, 1))
+        why = result
+    result = _attempt(checkpoint, fmt, Shapes(1, height, width), [(1, height, width)], folder / "static")
+    seconds = round(time.monotonic() - started, 1)
+    if isinstance(result, FormatResult):
+        return msgspec.structs.replace(result, status="static", reason=why, seconds=seconds)
+    return FormatResult(format=fmt, status="failed", reason=result, seconds=seconds)
+
+
+def _attempt(
+    checkpoint: Checkpoint, fmt: str, shapes: Shapes, tried: Sequence[tuple[int, int, int]], folder: Path
+) -> FormatResult | str:
+    """A result that passed, or why there is none."""
+    try:
+        artifact = export_model(checkpoint, fmt, folder, name="zoo", shapes=shapes)
+        parity = verify(artifact, limit=_IMAGES, shapes=tried, device="cpu", record=False)
+    except SegdeployError as error:
+        return _short(error.got)
+    except Exception as error:  # noqa: BLE001  onnxruntime's, of a graph that cannot run at another size
+        return _short(f"it does not run at another size: {_last_line(error)}")
+    if parity.verdict != "passed":
+        return _worst(parity)
+    return FormatResult(format=fmt, status="dynamic", parity=parity.shapes, bytes=artifact.manifest.files[0].bytes)
+
+
+def _worst(parity: Parity) -> str:
+    if not parity.shapes:
+        return parity.reason
+    one = max((shape for shape in parity.shapes if shape.verdict != "passed"), key=lambda shape: shape.logits_max_abs)
+    return (
+        f"parity {one.verdict} at {'x'.join(map(str, one.shape))}: logits differ by up to {one.logits_max_abs:.1e} "
+        f"of {one.logits_scale:.1f}, {100 * one.mask_agreement:.3f} % of the labels agree"
+    )
+
+
+def _last_line(error: Exception) -> str:
+    """Where onnxruntime and TorchScript say what was wrong, after their own traces."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1].rpartition("Status Message: ")[2]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON].rsplit(" ", 1)[0] + " ..."
+
+
+def _missing(message: str) -> str:
+    for words, reason, package in _MISSING:
+        if words in message and not _installed(package):
+            return reason
+    return ""
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _refuse_network(*_: object) -> None:
+    raise OSError("the zoo runs without a network: initial weights are not fetched")
+
+
+def main() -> None:
+    """Examine one config and write the entry."""
+    family, config, result, *formats = sys.argv[1:]
+    socket.socket.connect = _refuse_network  # type: ignore[method-assign, assignment]
+    entry = examine(family, config, formats, Path(result).parent)
+    write_file(Path(result), msgspec.json.encode(entry))
+
+
+if __name__ == "__main__":
+    main()
