@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
 
-from segdeploy.cli.options import config_option
+from segdeploy.cli.options import checked_name, config_option
 
 
 @click.command("export")
@@ -49,7 +48,6 @@ def command(
     """
     from segdeploy.cli.verify import gate, show_verdicts
     from segdeploy.core.checkpoint import load_checkpoint
-    from segdeploy.core.errors import InputError
     from segdeploy.core.model import crop_size, default_name
     from segdeploy.core.targets import newest_checkpoint
     from segdeploy.export.export import export_model, exporter
@@ -57,8 +55,7 @@ def command(
     from segdeploy.export.shapes import choose_shapes
     from segdeploy.export.verify import verify as run_verify
 
-    if name is not None and not re.fullmatch(r"[\w][\w.-]*", name):
-        raise InputError(expected="a --name of letters, digits, '.', '_' and '-'", got=f"'{name}'", fix="choose another")
+    checked_name(name)
     for fmt in formats:
         exporter(fmt)  # an unknown name or a missing package is said before any work
     path = target or newest_checkpoint()

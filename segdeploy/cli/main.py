@@ -24,6 +24,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pack": ("segdeploy.cli.pack", "Make a TorchServe archive (.mar) from an artifact."),
     "serve": ("segdeploy.cli.serve", "Start TorchServe with an archive and safe settings."),
     "inspect": ("segdeploy.cli.inspect", "Show what an artifact is and where it came from."),
+    "publish": ("segdeploy.cli.publish", "A checkpoint to give away: the weights, without optimizer and training state."),
+    "plot": ("segdeploy.cli.plot", "Loss, learning rate and mIoU curves of training runs."),
+    "mmseg": ("segdeploy.cli.mmseg", "Run mmseg's own tools: converters, FLOPs, confusion matrix, browsing."),
 }
 
 

@@ -54,7 +54,7 @@ def load_checkpoint(path: Path, config: str | None = None) -> Checkpoint:
         ConfigError: the config cannot be read.
         MissingExtraError: PyTorch is not installed.
     """
-    content = _load_plain(path)
+    content = load_content(path)
     state_dict = content.get("state_dict", content)
     tensors = isinstance(state_dict, Mapping) and state_dict and all(hasattr(v, "shape") for v in state_dict.values())
     if not tensors:
@@ -97,7 +97,13 @@ def random_checkpoint(config: str) -> Checkpoint:
     return Checkpoint(None, None, None, _checked_config(values, f"'{config}'"), digest, {})
 
 
-def _load_plain(path: Path) -> Mapping[str, Any]:
+def load_content(path: Path) -> Mapping[str, Any]:
+    """Everything in a checkpoint file, an optimizer's state included; ``load_checkpoint`` gives what a model needs.
+
+    Raises:
+        CheckpointError: missing, truncated, no dict, or holding objects other than plain data.
+        MissingExtraError: PyTorch is not installed.
+    """
     try:
         import torch
     except ModuleNotFoundError as error:
