@@ -30,4 +30,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv demo exports model_store work_dirs
+	rm -rf .venv demo exports model_store published work_dirs

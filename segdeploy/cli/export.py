@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
 
-from segdeploy.cli.options import config_option, warn_of_random_weights
+from segdeploy.cli.options import checked_name, config_option, warn_of_random_weights
 
 
 @click.command("export")
@@ -66,8 +65,7 @@ def command(
     from segdeploy.export.shapes import choose_shapes
     from segdeploy.export.verify import verify as run_verify
 
-    if name is not None and not re.fullmatch(r"[\w][\w.-]*", name):
-        raise InputError(expected="a --name of letters, digits, '.', '_' and '-'", got=f"'{name}'", fix="choose another")
+    checked_name(name)
     for fmt in formats:
         exporter(fmt)  # an unknown name or a missing package is said before any work
     if random_weights:

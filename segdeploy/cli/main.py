@@ -26,6 +26,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("segdeploy.cli.serve", "Start TorchServe with an archive and safe settings."),
     "zoo": ("segdeploy.cli.zoo", "Which of mmseg's architectures export, proven one by one."),
     "inspect": ("segdeploy.cli.inspect", "Show what an artifact is and where it came from."),
+    "publish": ("segdeploy.cli.publish", "A checkpoint to give away: the weights, without optimizer and training state."),
+    "plot": ("segdeploy.cli.plot", "Loss, learning rate and mIoU curves of training runs."),
+    "mmseg": ("segdeploy.cli.mmseg", "Run mmseg's own tools: converters, FLOPs, confusion matrix, browsing."),
 }
 
 

@@ -29,6 +29,21 @@ checkpoint_option = click.option(
 json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here too.")
 
 
+def checked_name(name: str | None) -> str | None:
+    """A --name that is a file's name on every system, or None.
+
+    Raises:
+        InputError: it is not.
+    """
+    import re
+
+    from segdeploy.core.errors import InputError
+
+    if name is not None and not re.fullmatch(r"[\w][\w.-]*", name):
+        raise InputError(expected="a --name of letters, digits, '.', '_' and '-'", got=f"'{name}'", fix="choose another")
+    return name
+
+
 def resolve_target(target: Path | None, config: str | None = None) -> Artifact:
     """A TARGET argument: a checkpoint, an artifact's folder, or nothing for the newest checkpoint."""
     from segdeploy.core.artifact import open_artifact

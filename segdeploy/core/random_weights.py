@@ -34,7 +34,7 @@ _RESIDUAL_GAIN = 0.25
 
 def random_checkpoint_path(config: str, root: Path, name: str | None = None) -> Path:
     """Where the random weights of a config lie among the artifacts made from them; its folder's name says what they are."""
-    return root / (name or f"{Path(config.split('::')[-1]).stem}-random") / "random-weights.pth"
+    return root / (name or f"{Path(config.rsplit('::', maxsplit=1)[-1]).stem}-random") / "random-weights.pth"
 
 
 def write_random_checkpoint(config: str, path: Path, *, seed: int = 0) -> Checkpoint:

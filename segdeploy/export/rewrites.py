@@ -131,7 +131,7 @@ class ExactOps(TorchFunctionMode):
         super().__enter__()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         """End."""
         from mmseg.models.utils import resize
 

@@ -131,6 +131,16 @@ class WholeCheckpointHook(CheckpointHook):
     MMEngine removes the outdated file before it writes the new one, and writes ``last_checkpoint`` in place.
     """
 
+    def before_train(self, runner: Any) -> None:
+        """As MMEngine does. A resumed run remembers its best file as a path; the folder may have been moved or copied since."""
+        super().before_train(runner)
+        if not self.save_best:
+            return
+        single = len(self.key_indicators) == 1
+        for key, path in ({"": self.best_ckpt_path} if single else dict(self.best_ckpt_path_dict)).items():
+            if path:
+                self._set_best({key: str(Path(self.out_dir) / Path(path).name)})
+
     def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict[str, Any]) -> None:
         outdated = None
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:

@@ -188,3 +188,16 @@ def test_best_is_kept_until_its_successor_is_written(synthetic, tmp_path, tiny, 
     assert {"best_mIoU_epoch_1.pth", "best_mIoU_epoch_2.pth"} in seen
     first = next(index for index, names in enumerate(seen) if names)
     assert all(seen[first:])
+
+
+def test_a_copied_run_leaves_the_original_alone(run, synthetic, tmp_path, tiny, monkeypatch):
+    """A run resumed in a copy of its folder replaces the copy's best checkpoint, not the one whose path it remembers."""
+    from mmengine.evaluator import Evaluator
+
+    place = tmp_path / "copy"
+    shutil.copytree(run.work_dir, place, ignore=shutil.ignore_patterns("2*"))
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *_: {"mIoU": 99.0})
+    options = tiny | {"train_cfg.max_epochs": "2"}
+    result = train(CONFIG, Settings(work_dir=place, data_root=synthetic, options=options, resume=True))
+    assert [path.name for path in place.glob("best_*")] == [result.checkpoint.name] == ["best_mIoU_epoch_2.pth"]
+    assert run.checkpoint.is_file()
