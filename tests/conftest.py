@@ -116,6 +116,47 @@ def mmseg_config(data_root):
 
 
 @pytest.fixture(scope="session")
+def voc_sbd():
+    """Makes a small VOC + SBD as published, unpacked: 3 to train, 2 to validate, and of SBD one each of these and the rest."""
+    from PIL import Image
+    from scipy.io import savemat
+    from scipy.sparse import csc_array
+
+    def make(root, rest=("2008_000009", "2008_000004", "2008_000006", "2008_000005")):
+        voc, sbd = root / "VOCdevkit" / "VOC2012", root / "benchmark_RELEASE" / "dataset"
+        lists = voc / "ImageSets" / "Segmentation"
+        for folder in (voc / "JPEGImages", voc / "SegmentationClass", lists, sbd / "cls", sbd / "img"):
+            folder.mkdir(parents=True)
+        train, val = ("2007_000003", "2007_000001", "2007_000002"), ("2007_000008", "2007_000007")
+        random = np.random.default_rng(0)
+        for index, name in enumerate((*train, *val, *rest)):
+            image, label = shapes_image(random, *((40, 56), (57, 41))[index % 2])
+            cv2.imwrite(str(voc / "JPEGImages" / f"{name}.jpg"), image)
+            if name in train + val:
+                picture = Image.fromarray(label)
+                picture.putpalette(bytes(range(256)) * 3)
+                picture.save(voc / "SegmentationClass" / f"{name}.png")
+            if name in (train[0], val[0], *rest):
+                label = np.where(label == 255, 20, label).astype(np.uint8)
+                boundaries = np.empty((20, 1), object)
+                for kind in range(20):
+                    boundaries[kind, 0] = csc_array(label == kind + 1)
+                content = {"Boundaries": boundaries, "Segmentation": label, "CategoriesPresent": np.array([[1.0], [20.0]])}
+                savemat(sbd / "cls" / f"{name}.mat", {"GTcls": content}, do_compression=True)
+                shutil.copy(voc / "JPEGImages" / f"{name}.jpg", sbd / "img")
+        for path, names in (
+            (lists / "train.txt", train),
+            (lists / "val.txt", val),
+            (sbd / "train.txt", (val[0], *rest[1:])),
+            (sbd / "val.txt", (rest[0], train[0])),
+        ):
+            path.write_text("".join(f"{name}\n" for name in names))
+        return voc, sbd
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def shared():
     """The folder of real data and checkpoints beside the checkout."""
     if not (SHARED / "checkpoints" / "camvid_upernet_r18.pth").is_file() or not (SHARED / "data" / "camvid").is_dir():

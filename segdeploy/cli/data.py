@@ -6,10 +6,15 @@ from pathlib import Path
 
 import click
 
+from segdeploy.cli import data_voc
+
 
 @click.group("data")
 def command() -> None:
     """Make data sets."""
+
+
+command.add_command(data_voc.command)
 
 
 @command.command("synth")

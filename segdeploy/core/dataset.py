@@ -14,6 +14,7 @@ from segdeploy.core.imaging import IMAGE_SUFFIXES
 
 # (images, labels) under the root, for data sets without lists.
 _SPLIT_FOLDERS = (("img_dir/{split}", "ann_dir/{split}"), ("images/{split}", "annotations/{split}"))
+_AUGMENTED = {"aug", "trainaug"}
 _LABEL_MODES = {"L", "P", "I", "I;16", "1"}
 
 
@@ -42,7 +43,9 @@ def find_samples(root: Path, split: str) -> list[Sample]:
         names = voc / "ImageSets" / "Segmentation" / f"{split}.txt"
         if names.is_file():
             listed = [line.strip() for line in names.read_text().splitlines() if line.strip()]
-            pairs = [Sample(n, voc / "JPEGImages" / f"{n}.jpg", voc / "SegmentationClass" / f"{n}.png") for n in listed]
+            # What SBD adds has its masks in a folder of their own, as mmseg's configs have it.
+            labels = voc / ("SegmentationClassAug" if split in _AUGMENTED else "SegmentationClass")
+            pairs = [Sample(n, voc / "JPEGImages" / f"{n}.jpg", labels / f"{n}.png") for n in listed]
             return _complete(pairs, f"'{names}'")
     for image_folder, label_folder in _SPLIT_FOLDERS:
         images, labels = root / image_folder.format(split=split), root / label_folder.format(split=split)

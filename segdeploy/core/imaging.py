@@ -183,8 +183,14 @@ def resized_stripes(logits: Logits, height: int, width: int, *, align_corners: b
             yield rows, _sample_columns(_sample_rows(logits, (low[rows], high[rows], share[rows])), width, align_corners)
 
 
-def label_png(labels: Labels, palette: Sequence[tuple[int, int, int]]) -> bytes:
-    """A palette PNG whose pixel values are the labels: looks like an overlay, reads like a label map."""
+def label_png(labels: Labels, palette: Sequence[tuple[int, int, int]], *, compress_level: int = 6) -> bytes:
+    """A palette PNG whose pixel values are the labels: looks like an overlay, reads like a label map.
+
+    Args:
+        labels: [H, W], 0 to 255.
+        palette: RGB a label.
+        compress_level: zlib's, 0 to 9; 3 takes a third of the time of 6 for half as many bytes again.
+    """
     from PIL import Image as Pillow
 
     # All 256 entries: of a shorter palette Pillow makes a PNG of fewer bits, in which void (255) becomes another label.
@@ -192,7 +198,7 @@ def label_png(labels: Labels, palette: Sequence[tuple[int, int, int]]) -> bytes:
     picture = Pillow.fromarray(labels.astype(np.uint8))
     picture.putpalette([channel for colour in colours for channel in colour])
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    picture.save(stream, "PNG", compress_level=compress_level)
     return stream.getvalue()
 
 

@@ -13,7 +13,7 @@ from segdeploy.core.errors import InputError, MissingExtraError
 from segdeploy.training import curve_plots
 from segdeploy.training.curve_plots import draw_curves, smooth
 from segdeploy.training.curves import choose_keys, newest_run, read_run, read_runs, summarise
-from segdeploy.training.train import train
+from segdeploy.training.train import Settings, train
 
 LENGTH = 5  # iterations an epoch of the logs made here
 
@@ -90,11 +90,10 @@ def test_one_epoch(write):
 
 def test_real_log(synthetic, tmp_path, tiny):
     """What MMEngine logged in a resumed training: the scalars of both parts, and the best mIoU is the best checkpoint's."""
-    # Not a copy of the shared run: going on, MMEngine deletes the best checkpoint so far where it was first written.
     place = tmp_path / "run"
-    train("upernet_r18_synthetic", work_dir=place, data_root=synthetic, options=tiny)
+    train("upernet_r18_synthetic", Settings(work_dir=place, data_root=synthetic, options=tiny))
     longer = tiny | {"train_cfg.max_epochs": "3"}
-    result = train("upernet_r18_synthetic", work_dir=place, data_root=synthetic, resume=True, options=longer)
+    result = train("upernet_r18_synthetic", Settings(work_dir=place, data_root=synthetic, resume=True, options=longer))
     assert len(list(place.glob("*/vis_data/scalars.json"))) == 2
     read = read_run(place)
     lines = [
