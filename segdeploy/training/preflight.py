@@ -51,6 +51,22 @@ def check_keys(config: Any, name: str) -> None:
             )
 
 
+def check_padding(config: Any) -> None:
+    """mmseg stacks the images of a training batch to one size, and some of its own configs do not say which.
+
+    Raises:
+        ConfigError: neither ``size`` nor ``size_divisor`` of the data preprocessor is given, or both are.
+    """
+    spec = config.model.get("data_preprocessor") or {}
+    given = [key for key in ("size", "size_divisor") if spec.get(key) is not None]
+    if spec.get("type") == "SegDataPreProcessor" and len(given) != 1:
+        raise ConfigError(
+            expected="model.data_preprocessor with a size, or a size_divisor, to pad training images to",
+            got=" and ".join(given) or "neither",
+            fix="pass the training crop: --cfg-options 'model.data_preprocessor.size=(512, 512)'",
+        )
+
+
 def check_data(config: Any) -> None:
     """The folders and lists that a config names are there, and the classes are its own.
 

@@ -18,7 +18,7 @@ from segdeploy.core.mmseg import load_mmseg
 from segdeploy.core.progress import say
 from segdeploy.core.targets import WORK_DIRS
 from segdeploy.training.distributed import Place, connected, place_from
-from segdeploy.training.preflight import LOADERS, check_data, check_files, check_keys, datasets_of
+from segdeploy.training.preflight import LOADERS, check_data, check_files, check_keys, check_padding, datasets_of
 from segdeploy.training.schedule import change_length, iterations_per_epoch, length_of
 
 
@@ -128,6 +128,7 @@ def configure(config: str, settings: Settings, place: Place | None = None) -> tu
     if settings.auto_scale_lr:
         _scale_learning_rate(loaded)
     _choose_start(loaded, work_dir, settings)
+    check_padding(loaded)
     check_data(loaded)
     if settings.epochs is not None or settings.iterations is not None:
         per_epoch = _iterations_per_epoch(loaded, place.world if place else 1)

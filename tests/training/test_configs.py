@@ -114,6 +114,7 @@ def test_recipe(name, voc, tmp_path):
     assert [optimizer.defaults[key] for key in ("momentum", "weight_decay")] == [0.9, 5e-4]
     assert rates(runner) == pytest.approx(recipe.rate)
     assert runner.model.decode_head.num_classes == 21
+    assert runner.model.data_preprocessor.size == (512, 512)
 
 
 def test_two_hundred_epochs_on_trainaug(voc, tmp_path):
@@ -205,3 +206,11 @@ def test_misspelt_key(tmp_path, synthetic, key, meant):
     path.write_text(f"_base_ = ['{config_folder() / 'upernet_r18_synthetic.py'}']\n{key} = dict(max_epochs=2)\n")
     with pytest.raises(ConfigError, match=f"'{key}'.*'{meant}'"):
         configure(str(path), Settings(work_dir=tmp_path, data_root=synthetic))
+
+
+def test_no_size_to_pad_to(tmp_path, voc):
+    """mmseg's own config of this name cannot train, and says so only in the first step."""
+    name = "mmseg::upernet/upernet_r18_4xb4-20k_voc12aug-512x512.py"
+    with pytest.raises(ConfigError, match="data_preprocessor"):
+        configure(name, Settings(work_dir=tmp_path, data_root=voc))
+    configure(name, Settings(work_dir=tmp_path, data_root=voc, options={"model.data_preprocessor.size": "(512, 512)"}))
