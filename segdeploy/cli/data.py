@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
-from segdeploy.cli import data_voc
+from segdeploy.cli import data_check, data_voc
 
 
 @click.group("data")
 def command() -> None:
-    """Make data sets."""
+    """Make data sets, and check them."""
 
 
 command.add_command(data_voc.command)
+command.add_command(data_check.command)
 
 
 @command.command("synth")

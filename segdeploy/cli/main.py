@@ -14,7 +14,7 @@ from segdeploy.core.errors import SegdeployError
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("segdeploy.cli.demo", "The whole way on synthetic data, a report at the end."),
     "doctor": ("segdeploy.cli.doctor", "What this machine can run, and what to install for the rest."),
-    "data": ("segdeploy.cli.data", "Make data sets."),
+    "data": ("segdeploy.cli.data", "Make data sets, and check them."),
     "train": ("segdeploy.cli.train", "Train a model from an mmseg config."),
     "eval": ("segdeploy.cli.eval", "Per-class IoU and accuracy of a checkpoint or an artifact."),
     "predict": ("segdeploy.cli.predict", "Masks and overlays for images."),

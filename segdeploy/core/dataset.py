@@ -13,8 +13,9 @@ from segdeploy.core.errors import InputError
 from segdeploy.core.imaging import IMAGE_SUFFIXES
 
 # (images, labels) under the root, for data sets without lists.
-_SPLIT_FOLDERS = (("img_dir/{split}", "ann_dir/{split}"), ("images/{split}", "annotations/{split}"))
-_AUGMENTED = {"aug", "trainaug"}
+SPLIT_FOLDERS = (("img_dir/{split}", "ann_dir/{split}"), ("images/{split}", "annotations/{split}"))
+# Lists of images whose label maps lie in SegmentationClassAug.
+AUGMENTED = {"aug", "trainaug"}
 _LABEL_MODES = {"L", "P", "I", "I;16", "1"}
 
 
@@ -44,10 +45,10 @@ def find_samples(root: Path, split: str) -> list[Sample]:
         if names.is_file():
             listed = [line.strip() for line in names.read_text().splitlines() if line.strip()]
             # What SBD adds has its masks in a folder of their own, as mmseg's configs have it.
-            labels = voc / ("SegmentationClassAug" if split in _AUGMENTED else "SegmentationClass")
+            labels = voc / ("SegmentationClassAug" if split in AUGMENTED else "SegmentationClass")
             pairs = [Sample(n, voc / "JPEGImages" / f"{n}.jpg", labels / f"{n}.png") for n in listed]
             return _complete(pairs, f"'{names}'")
-    for image_folder, label_folder in _SPLIT_FOLDERS:
+    for image_folder, label_folder in SPLIT_FOLDERS:
         images, labels = root / image_folder.format(split=split), root / label_folder.format(split=split)
         if images.is_dir():
             found = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
