@@ -48,7 +48,6 @@ def bounds(axis: Axis) -> tuple[int, int, int]:
 
 def example_shape(axes: tuple[Axis, ...]) -> tuple[int, int, int]:
     """A shape for tracing. Dynamic axes take sizes unlike one another and unlike any special case (1, multiples of 32)."""
-
     batch, height, width = axes[:3]
     return nearest(batch, 2), nearest(height, 90), nearest(width, 130)
 
