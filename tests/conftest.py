@@ -240,9 +240,9 @@ def config_file(config_values, tmp_path_factory):
             place = values
             for key in parents:
                 place = place[key]
-            value = copy.deepcopy(value)
-            merge = isinstance(value, dict) and not value.pop("_delete_", False)
-            place[last] = {**(place.get(last) or {}), **value} if merge else value
+            new = copy.deepcopy(value)
+            merge = isinstance(new, dict) and not new.pop("_delete_", False)
+            place[last] = {**(place.get(last) or {}), **new} if merge else new
         file = folder / f"{name}.py"
         file.write_text(Config(values).pretty_text)
         return file

@@ -10,7 +10,7 @@ import click
 from segdeploy.cli.options import print_table
 
 if TYPE_CHECKING:
-    from segdeploy.export.zoo import Entry
+    from segdeploy.export.zoo_result import Entry
 
 
 @click.command("zoo")
@@ -29,7 +29,8 @@ def command(names: tuple[str, ...], formats: str, out: Path, markdown_path: Path
     from segdeploy.cli.options import typed_command
     from segdeploy.core.files import write_file
     from segdeploy.export.export import exporter
-    from segdeploy.export.zoo import Limits, choose_configs, run_zoo
+    from segdeploy.export.zoo import choose_configs, run_zoo
+    from segdeploy.export.zoo_process import Limits
     from segdeploy.export.zoo_table import cells, columns, markdown, summary
 
     chosen = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))

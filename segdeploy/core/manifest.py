@@ -39,7 +39,7 @@ class FileEntry(Struct, frozen=True):
 
 
 class Bounds(Struct, frozen=True):
-    """The range of a dynamic axis; ``opt`` is the size that a tuning backend optimises for, ``step`` what it is a multiple of."""
+    """The range of a dynamic axis: ``opt`` is what a tuning backend optimises for, ``step`` what all sizes are multiples of."""
 
     min: int
     opt: int

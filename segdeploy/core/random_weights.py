@@ -14,8 +14,6 @@ blocks is chaotic, and multiplies the rounding of its first layers a hundredfold
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ _RESIDUAL_GAIN = 0.25
 
 def random_checkpoint_path(config: str, root: Path, name: str | None = None) -> Path:
     """Where the random weights of a config lie among the artifacts made from them; its folder's name says what they are."""
-    return root / (name or f"{Path(config.rsplit('::', maxsplit=1)[-1]).stem}-random") / "random-weights.pth"
+    return root / (name or f"{Path(config.rpartition('::')[2]).stem}-random") / "random-weights.pth"
 
 
 def write_random_checkpoint(config: str, path: Path, *, seed: int = 0) -> Checkpoint:
@@ -82,7 +80,7 @@ def initialise(model: Any, crop: tuple[int, int]) -> None:
     _damp_residuals(model)
     size = smallest_size(model, crop)
     with torch.no_grad():
-        with _scaling(model):
+        with _Scaling(model):
             model(_noise(model, *size), mode="tensor")
         logits = model(_noise(model, *size), mode="tensor")
     _check_varied(logits[0] if isinstance(logits, tuple) else logits)
@@ -94,22 +92,27 @@ def smallest_size(model: Any, crop: tuple[int, int]) -> tuple[int, int]:
     Raises:
         ConfigError: not even that.
     """
-    import torch
-
-    failure: Exception | None = None
+    failure = None
     for size in [(side, side) for side in _SIDES if side < min(crop)] + [crop]:
-        try:
-            with torch.no_grad():
-                model(_noise(model, *size), mode="tensor")
-        except (RuntimeError, AssertionError, ValueError) as error:
-            failure = error
-        else:
+        failure = _refusal(model, size)
+        if failure is None:
             return size
     raise ConfigError(
         expected=f"a model that takes its own crop of {crop[0]}x{crop[1]}",
         got=f"{type(failure).__name__}: {str(failure).splitlines()[0]}",
         fix="check the config's 'model' and 'crop_size'",
     ) from failure
+
+
+def _refusal(model: Any, size: tuple[int, int]) -> Exception | None:
+    import torch
+
+    try:
+        with torch.no_grad():
+            model(_noise(model, *size), mode="tensor")
+    except (RuntimeError, AssertionError, ValueError) as error:
+        return error
+    return None
 
 
 def _is_there(path: Path, meta: dict[str, Any]) -> bool:
@@ -155,19 +158,36 @@ def _damp_residuals(model: Any) -> None:
             last.weight.data.mul_(_RESIDUAL_GAIN)
 
 
-@contextmanager
-def _scaling(model: Any) -> Iterator[None]:
+class _Scaling:
     """While it is entered, the first call of every layer sets its weights or statistics by what passes through it."""
-    import torch
-    from torch import nn
-    from torch.nn.modules.batchnorm import _BatchNorm
 
-    done: set[Any] = set()
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._seen: set[Any] = set()
+        self._hooks: list[Any] = []
 
-    def calibrate(module: Any, inputs: tuple[Any, ...]) -> None:
-        if module in done or module.running_mean is None:
+    def __enter__(self) -> None:
+        """Watch the layers."""
+        from torch import nn
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        for module in self._model.modules():
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                self._hooks.append(module.register_forward_pre_hook(self._calibrate))
+            elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+                self._hooks.append(module.register_forward_hook(self._scale))
+
+    def __exit__(self, *exception: object) -> None:
+        """Watch them no longer."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _calibrate(self, module: Any, inputs: tuple[Any, ...]) -> None:
+        import torch
+
+        if module in self._seen:
             return
-        done.add(module)
+        self._seen.add(module)
         x = inputs[0]
         axes = [axis for axis in range(x.dim()) if axis != 1]
         mean, var, power = x.mean(axes), x.var(axes, unbiased=False), x.square().mean()
@@ -176,34 +196,22 @@ def _scaling(model: Any) -> Iterator[None]:
         floor = 0.05 if x.numel() >= _ENOUGH_VALUES * len(mean) else 1.0
         module.running_var.copy_(torch.maximum(var, floor * power))
 
-    def scale(module: Any, inputs: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG001  the hook's signature
-        if module in done:
+    def _scale(self, module: Any, inputs: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG002  the hook's signature
+        from torch import nn
+
+        if module in self._seen:
             return output
-        done.add(module)
-        if module.bias is not None:
-            axis = output.dim() - 1 if isinstance(module, nn.Linear) else 1
-            values = output.transpose(0, axis).flatten(1)
-            if values.shape[1] >= _ENOUGH_VALUES:
-                mean = values.mean(1)
-                module.bias.sub_(mean)
-                output = output - mean.view([-1 if one == axis else 1 for one in range(output.dim())])
+        self._seen.add(module)
+        axis = output.dim() - 1 if isinstance(module, nn.Linear) else 1
+        if module.bias is not None and output.numel() >= _ENOUGH_VALUES * output.shape[axis]:
+            mean = output.mean([one for one in range(output.dim()) if one != axis], keepdim=True)
+            module.bias.sub_(mean.flatten())
+            output = output - mean
         size = output.square().mean().sqrt().clamp(min=1e-6)
         module.weight.div_(size)
         if module.bias is not None:
             module.bias.div_(size)
         return output / size
-
-    hooks = []
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            hooks.append(module.register_forward_pre_hook(calibrate))
-        elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-            hooks.append(module.register_forward_hook(scale))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _check_varied(logits: Any) -> None:

@@ -99,6 +99,83 @@ class ExactDynamicFilter(nn.Module):
         return module.fusion_conv(out) if module.fusion else out
 
 
+class ExactAdaptivePadding(nn.Module):
+    """mmseg's ``AdaptivePadding`` of vision transformers, in whole numbers.
+
+    mmseg divides as floats, rounds up, and asks whether there is anything to pad: a traced graph holds the example's padding,
+    and torch.export works for many minutes on the symbolic fractions that follow from it.
+    """
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.dilation = module.kernel_size, module.stride, module.dilation
+        self.corner = module.padding == "corner"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W], with rows and columns of zeros as the kernel needs them."""
+        below, right = (self._missing(x.shape[2 + axis], axis) for axis in (0, 1))
+        if self.corner:
+            return functional.pad(x, (0, right, 0, below))
+        return functional.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
+
+    def _missing(self, side: int, axis: int) -> Any:
+        stride, reach = self.stride[axis], (self.kernel[axis] - 1) * self.dilation[axis] + 1
+        steps = (side + stride - 1) // stride
+        missing = (steps - 1) * stride + reach - side
+        # A kernel that reaches as far as its stride never ends before the image does.
+        return missing if reach >= stride else torch.sym_max(missing, 0)
+
+
+class ExactShiftedWindows(nn.Module):
+    """Swin's ``ShiftWindowMSA``, in whole numbers and without assignments in place.
+
+    mmseg finds the batch size by dividing as floats, fills the attention mask slice by slice, and asks whether it has padded:
+    each ties a graph to the example's size, or costs torch.export many minutes.
+    """
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.attention, self.drop = module.w_msa, module.drop
+        self.window, self.shift = module.window_size, module.shift_size
+
+    def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """[N, H * W, C] to the same."""
+        (height, width), window = hw_shape, self.window
+        count, channels = query.shape[0], query.shape[2]
+        rows, columns = (height + window - 1) // window, (width + window - 1) // window
+        x = query.reshape(count, height, width, channels)
+        x = functional.pad(x, (0, 0, 0, columns * window - width, 0, rows * window - height))
+        mask = None
+        if self.shift:
+            x = _rolled(_rolled(x, self.shift, 1), self.shift, 2)
+            mask = self._mask(rows, columns, x)
+        x = x.reshape(count, rows, window, columns, window, channels).permute(0, 1, 3, 2, 4, 5)
+        x = self.attention(x.reshape(count * rows * columns, window * window, channels), mask=mask)
+        x = x.reshape(count, rows, columns, window, window, channels).permute(0, 1, 3, 2, 4, 5)
+        x = x.reshape(count, rows * window, columns * window, channels)
+        if self.shift:
+            x = _rolled(_rolled(x, -self.shift, 1), -self.shift, 2)
+        return self.drop(x[:, :height, :width].reshape(count, height * width, channels))
+
+    def _mask(self, rows: int, columns: int, like: Tensor) -> Tensor:
+        """0 where two pixels of a window belong together, -100 where only the roll brought them there: [windows, L, L]."""
+        window = self.window
+
+        def regions(cells: int) -> Tensor:
+            at = torch.arange(cells * window, device=like.device)
+            return (at >= (cells - 1) * window).long() + (at >= cells * window - self.shift).long()
+
+        region = 3 * regions(rows)[:, None] + regions(columns)[None, :]
+        region = region.reshape(rows, window, columns, window).permute(0, 2, 1, 3).reshape(rows * columns, window * window)
+        return -100.0 * (region[:, None, :] != region[:, :, None]).to(like.dtype)
+
+
+def _rolled(x: Tensor, shift: int, axis: int) -> Tensor:
+    """``torch.roll(x, -shift, axis)`` of two parts."""
+    at = shift if shift > 0 else x.shape[axis] + shift
+    return torch.cat([x.narrow(axis, at, x.shape[axis] - at), x.narrow(axis, 0, at)], axis)
+
+
 def _view(x: Tensor, *shape: Any) -> Tensor:
     """``Tensor.view``, copying where it must.
 
@@ -148,8 +225,10 @@ class ExactOps(TorchFunctionMode):
 
 def rewrite(model: Any) -> None:
     """Apply every replacement of a module to a model, in place."""
+    from mmseg.models.backbones.swin import ShiftWindowMSA
     from mmseg.models.decode_heads.dm_head import DCM
     from mmseg.models.utils import Upsample
+    from mmseg.models.utils.embed import AdaptivePadding
 
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -157,5 +236,9 @@ def rewrite(model: Any) -> None:
                 parent.register_module(name, ExactAdaptiveAvgPool2d(child.output_size))
             elif isinstance(child, DCM):
                 parent.register_module(name, ExactDynamicFilter(child))
+            elif isinstance(child, AdaptivePadding):
+                parent.register_module(name, ExactAdaptivePadding(child))
+            elif isinstance(child, ShiftWindowMSA):
+                parent.register_module(name, ExactShiftedWindows(child))
             elif isinstance(child, Upsample) and not child.size and child.scale_factor == int(child.scale_factor):
                 parent.register_module(name, ExactUpsample(int(child.scale_factor), child.mode, child.align_corners))

@@ -7,26 +7,21 @@ the architecture itself takes one size only, or the exporter does not manage mor
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import tempfile
-import time
+import os
+import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import msgspec
 
 from segdeploy.core.configs import config_families, find_config
-from segdeploy.core.errors import InputError, MissingExtraError
+from segdeploy.core.errors import InputError
 from segdeploy.core.files import write_file
-from segdeploy.core.manifest import ShapeParity, Struct
 from segdeploy.core.model import version_of
-
-SCHEMA = 1
-Outcome: TypeAlias = Literal["exported", "not available", "not supported", "failed"]
+from segdeploy.export.zoo_process import Limits, run_one
+from segdeploy.export.zoo_result import SCHEMA, Entry, ZooReport, read_report
+from segdeploy.runtime.open import usable_cpus
 
 # The smallest config of a family that still is what the family is about. One that is not named here is tried by its first.
 CHOSEN = {
@@ -85,93 +80,6 @@ CHOSEN = {
     "vpd": "vpd_sd_4xb8-25k_nyu-480x480",
 }
 _PACKAGES = ("segdeploy", "torch", "onedl-mmsegmentation", "onedl-mmcv", "onnx", "onnxscript", "onnxruntime")
-_POLL_S = 0.2
-
-
-class FormatResult(Struct, frozen=True):
-    """One format of one model.
-
-    Attributes:
-        format: its name.
-        status: ``dynamic`` and ``static`` passed parity at every shape in ``parity``; ``failed`` did not.
-        step: what a dynamic height and width are multiples of.
-        parity: the figures, a shape each.
-        bytes: of the model file; None where there is none.
-        seconds: export and verification together.
-        reason: why it failed; of ``static``, why it is not dynamic.
-    """
-
-    format: str
-    status: Literal["dynamic", "static", "failed"]
-    step: int = 1
-    parity: tuple[ShapeParity, ...] = ()
-    bytes: int | None = None
-    seconds: float = 0.0
-    reason: str = ""
-
-
-class Entry(Struct, frozen=True):
-    """One config.
-
-    Attributes:
-        family: the folder it lies in.
-        config: its name, as ``segdeploy export`` takes it.
-        outcome: ``exported`` where every format passed; ``not available`` where its packages are not installed here;
-            ``not supported`` where segdeploy refuses the model; ``failed`` otherwise.
-        reason: why it is not ``exported``.
-        parameters: how many the model has.
-        formats: the results; empty where there is no model.
-        seconds: of the whole process.
-        peak_rss_bytes: its largest resident memory, as far as it was sampled.
-    """
-
-    family: str
-    config: str
-    outcome: Outcome
-    reason: str = ""
-    parameters: int | None = None
-    formats: tuple[FormatResult, ...] = ()
-    seconds: float = 0.0
-    peak_rss_bytes: int = 0
-
-
-class ZooReport(Struct, frozen=True):
-    """The content of ``zoo.json``.
-
-    Attributes:
-        schema: 1.
-        updated: when the last entry was made, ISO 8601 with the offset.
-        command: what was typed.
-        machine: in words.
-        packages: version of each package that has a part in it.
-        formats: that were asked for.
-        timeout_s: for one config.
-        memory_bytes: for one config.
-        entries: by family.
-    """
-
-    schema: int
-    updated: str
-    command: str
-    machine: str
-    packages: dict[str, str]
-    formats: tuple[str, ...]
-    timeout_s: float
-    memory_bytes: int
-    entries: tuple[Entry, ...] = ()
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one config may take.
-
-    Attributes:
-        timeout_s: seconds.
-        memory_bytes: resident memory of its process and its children.
-    """
-
-    timeout_s: float
-    memory_bytes: int
 
 
 def choose_configs(names: Sequence[str]) -> dict[str, str]:
@@ -247,105 +155,6 @@ def run_zoo(
     return report
 
 
-def run_one(family: str, config: str, formats: Sequence[str], limits: Limits, child: Sequence[str] = ()) -> Entry:
-    """Try one config in a process of its own, which is ended where it takes too long or too much memory.
-
-    Args:
-        family: what to call it.
-        config: its name.
-        formats: to export to.
-        limits: for the process.
-        child: a command in place of the usual one; it is given the config, the result's path and the formats.
-
-    Raises:
-        MissingExtraError: psutil is not installed.
-    """
-    command = list(child) or [sys.executable, "-m", "segdeploy.export.zoo_child"]
-    with tempfile.TemporaryDirectory(prefix="segdeploy-zoo-") as scratch, tempfile.TemporaryFile() as log:
-        result = Path(scratch) / "entry.json"
-        started = time.monotonic()
-        process = subprocess.Popen(
-            [*command, family, config, str(result), *formats], cwd=scratch, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-        stopped, peak = _watch(process, limits)
-        took = {"seconds": round(time.monotonic() - started, 1), "peak_rss_bytes": peak}
-        if stopped or not result.is_file():
-            log.seek(0)
-            reason = stopped or _last_words(process.returncode, log.read().decode(errors="replace"))
-            return Entry(family=family, config=config, outcome="failed", reason=reason, **took)
-        entry = msgspec.json.decode(result.read_bytes(), type=Entry)
-        return msgspec.structs.replace(entry, **took)
-
-
-def _watch(process: subprocess.Popen[bytes], limits: Limits) -> tuple[str, int]:
-    """Wait for a process; why it was stopped, if it was, and the largest memory seen."""
-    try:
-        import psutil
-    except ModuleNotFoundError as error:
-        process.kill()
-        process.wait()
-        raise MissingExtraError(package="psutil", extra="bench", purpose="watching the memory of an export") from error
-    deadline, peak, why = time.monotonic() + limits.timeout_s, 0, ""
-    try:
-        while process.poll() is None and not why:
-            rss = _resident(psutil, process.pid)
-            peak = max(peak, rss)
-            if rss > limits.memory_bytes:
-                why = f"stopped: it took more than {limits.memory_bytes >> 20} MiB of memory"
-            elif time.monotonic() > deadline:
-                why = f"stopped: it took longer than {limits.timeout_s:g} s"
-            else:
-                time.sleep(_POLL_S)
-    finally:
-        if process.poll() is None:
-            _kill(psutil, process)
-    return why, peak
-
-
-def _resident(psutil: object, pid: int) -> int:
-    total = 0
-    try:
-        parent = psutil.Process(pid)  # type: ignore[attr-defined]
-        for one in (parent, *parent.children(recursive=True)):
-            total += one.memory_info().rss
-    except psutil.Error:  # type: ignore[attr-defined]  # one of them has just ended
-        pass
-    return total
-
-
-def _kill(psutil: object, process: subprocess.Popen[bytes]) -> None:
-    try:
-        children = psutil.Process(process.pid).children(recursive=True)  # type: ignore[attr-defined]
-    except psutil.Error:  # type: ignore[attr-defined]
-        children = []
-    process.kill()
-    for one in children:
-        try:
-            one.kill()
-        except psutil.Error:  # type: ignore[attr-defined]
-            continue
-    process.wait()
-
-
-def _last_words(code: int | None, log: str) -> str:
-    said = [line.strip() for line in log.splitlines() if line.strip()]
-    return f"its process ended with exit status {code}" + (f": {said[-1][:200]}" if said else "")
-
-
-def read_report(path: Path) -> ZooReport:
-    """Read what ``run_zoo`` wrote.
-
-    Raises:
-        InputError: it is not a report.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=ZooReport)
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(
-            expected=f"a report of segdeploy zoo at '{path}'", got=str(error), fix="choose another --out, or remove it"
-        ) from error
-
-
 def _write(out: Path, report: ZooReport) -> None:
     write_file(out, json.dumps(msgspec.to_builtins(report), indent=1) + "\n")
 
@@ -367,11 +176,6 @@ def _report(
 
 
 def _machine() -> str:
-    import os
-    import platform
-
-    from segdeploy.runtime.open import usable_cpus
-
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     words = f"{usable_cpus()} CPU cores ({platform.machine()})"
     return words + (f", {memory / 2**30:.0f} GiB of memory" if memory else "") + f", {platform.system()}"

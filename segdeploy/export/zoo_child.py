@@ -22,7 +22,7 @@ from segdeploy.core.random_weights import smallest_size, write_random_checkpoint
 from segdeploy.export.export import export_model
 from segdeploy.export.shapes import Shapes
 from segdeploy.export.verify import verify
-from segdeploy.export.zoo import Entry, FormatResult
+from segdeploy.export.zoo_result import Entry, FormatResult
 
 _IMAGES = 2
 _LARGEST_BATCH = 4
@@ -180,7 +180,7 @@ def _refuse_network(*_: object) -> None:
 def main() -> None:
     """Examine one config and write the entry."""
     family, config, result, *formats = sys.argv[1:]
-    socket.socket.connect = _refuse_network  # type: ignore[method-assign, assignment]
+    socket.socket.connect = _refuse_network  # type: ignore[method-assign]
     entry = examine(family, config, formats, Path(result).parent)
     write_file(Path(result), msgspec.json.encode(entry))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from segdeploy.export.zoo import Entry, FormatResult, ZooReport
+from segdeploy.export.zoo_result import Entry, FormatResult, ZooReport
 
 _STATUS = {"dynamic": "passed", "static": "passed, static", "failed": "FAILED"}
 
@@ -68,10 +68,10 @@ def markdown(report: ZooReport) -> str:
         "",
         *(f"- {sentence}" for sentence in summary(report)),
         "",
-        "`passed` is one artifact with dynamic N, H and W that passed at three sizes, two of them unlike the one it was made",
-        "for, and in a batch of two. `passed, static` is one fixed size; the note says why. The largest logit error is relative to",
-        "the largest logit above 1; the tolerance is 1e-4. Parity with random weights is a statement about the graph: verify",
-        "your own checkpoint on your own images (`segdeploy export` does).",
+        "`passed`: one artifact with dynamic N, H and W passed at three sizes, one of them in a batch of two.",
+        "`passed, static`: one fixed size; the note says why. The largest logit error is relative to the largest logit",
+        "above 1; the tolerance is 1e-4. With random weights parity is a statement about the graph: `segdeploy export`",
+        "verifies your own checkpoint, on your own images.",
         "",
         "| " + " | ".join(heads) + " |",
         "|" + "---|" * len(heads),

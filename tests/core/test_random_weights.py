@@ -38,7 +38,7 @@ def test_a_trained_checkpoint_is_not_random(checkpoint_path):
 
 def test_the_same_seed_gives_the_same_weights(tiny, config_file, tmp_path):
     """Made again elsewhere the file is the same to the byte; another seed gives other weights; the caller's generator stays."""
-    path, checkpoint = tiny
+    _, checkpoint = tiny
     state = torch.random.get_rng_state()
     again = write_random_checkpoint(str(config_file("tiny")), tmp_path / "a.pth")
     other = write_random_checkpoint(str(config_file("tiny")), tmp_path / "b.pth", seed=1)
