@@ -21,6 +21,26 @@ from segdeploy.cli.options import checked_name, config_option, warn_of_random_we
 @click.option("--opset", default=18, show_default=True, help="Of ONNX.")
 @click.option("--target", "targets", multiple=True, help="TensorRT: compile ahead of time for this GPU, such as sm89.")
 @click.option("--workspace", "workspace_mib", type=click.IntRange(min=1), help="TensorRT: scratch memory in MiB.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Of the arithmetic, in the ONNX graph. Input and outputs stay as they are.",
+)
+@click.option("--calib", type=click.Path(path_type=Path), help="fp16, int8: pictures to measure ranges on. Default: --data's.")
+@click.option("--calib-images", default=32, show_default=True, type=click.IntRange(min=1), help="How many of them.")
+@click.option("--data", type=click.Path(path_type=Path), help="int8: a labelled data set; by default the checkpoint's own.")
+@click.option(
+    "--max-miou-drop",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="int8: points of mIoU it may cost. The fewest layers are kept in fp32 to hold it.",
+)
+@click.option(
+    "--keep/--no-keep", default=True, show_default=True, help="Keep layers in fp32 that need it, or fail and name them."
+)
 @click.option("--name", help="Of the artifact; by default that of the run or the file.")
 @click.option("--out", type=click.Path(path_type=Path), default="exports", show_default=True, help="Folder of artifacts.")
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Hold the result against the checkpoint.")
@@ -43,6 +63,12 @@ def command(
     opset: int,
     targets: tuple[str, ...],
     workspace_mib: int | None,
+    precision: str,
+    calib: Path | None,
+    calib_images: int,
+    data: Path | None,
+    max_miou_drop: float,
+    keep: bool,
     name: str | None,
     out: Path,
     verify: bool,
@@ -54,20 +80,22 @@ def command(
 
     Without TARGET: the newest checkpoint under work_dirs/. With --random-weights TARGET is a config.
     """
+    from segdeploy.cli.inspect import describe_quantization
     from segdeploy.cli.verify import gate, show_verdicts
     from segdeploy.core.checkpoint import load_checkpoint
     from segdeploy.core.errors import InputError
     from segdeploy.core.model import crop_size, default_name
     from segdeploy.core.random_weights import random_checkpoint_path, write_random_checkpoint
     from segdeploy.core.targets import newest_checkpoint
-    from segdeploy.export.export import export_model, exporter
-    from segdeploy.export.options import Options
+    from segdeploy.export.export import check_precision, export_model, exporter
+    from segdeploy.export.options import Calibration, Options
     from segdeploy.export.shapes import choose_shapes
     from segdeploy.export.verify import verify as run_verify
 
     checked_name(name)
     for fmt in formats:
         exporter(fmt)  # an unknown name or a missing package is said before any work
+        check_precision(fmt, precision)
     if random_weights:
         if target is None:
             raise InputError(expected="a config as TARGET with --random-weights", got="none", fix="name one")
@@ -79,7 +107,13 @@ def command(
             fix = "pass a .pth file, or add --random-weights to export the config untrained"
             raise InputError(expected="a checkpoint as TARGET", got=f"the config '{path}'", fix=fix)
         checkpoint = load_checkpoint(path, config)
-    options = Options(opset, targets, workspace_mib << 20 if workspace_mib else None)
+    options = Options(
+        opset,
+        targets,
+        workspace_mib << 20 if workspace_mib else None,
+        precision=precision,  # type: ignore[arg-type]  # click.Choice holds it
+        calibration=Calibration(calib, data, calib_images, max_miou_drop, keep),
+    )
     verdicts = []
     for fmt in formats:
         shapes = choose_shapes(
@@ -94,9 +128,12 @@ def command(
         )
         called = name or default_name(checkpoint)
         click.echo(f"exporting {path} to {fmt} ...", err=True)
-        artifact = export_model(checkpoint, fmt, out / called / f"{fmt}-fp32", name=called, shapes=shapes, options=options)
+        folder = out / called / f"{fmt}-{precision}"
+        artifact = export_model(checkpoint, fmt, folder, name=called, shapes=shapes, options=options)
         size_mb = artifact.manifest.files[0].bytes / 1e6
         click.echo(f"{artifact.folder}  {size_mb:.1f} MB  {_describe(artifact.manifest.input.shape)}")
+        for line in describe_quantization(artifact.manifest):
+            click.echo(f"  {line}")
         if verify:
             verdicts.append((artifact, run_verify(artifact, config=config, images=images or _validation(artifact))))
     if verdicts:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from segdeploy.core.manifest import Manifest
 
 
 @click.command("inspect")
@@ -38,6 +42,7 @@ def command(artifact: Path, as_json: bool) -> None:
         "files": ", ".join(f"{file.path} ({file.bytes / 1e6:.1f} MB, sha256 {file.sha256[:12]})" for file in manifest.files),
         "input": f"{manifest.input.name} {manifest.input.dtype} [{shape}]",
         "outputs": ", ".join(f"{out.name} {out.dtype} [{', '.join(out.layout)}]" for out in manifest.outputs),
+        "precision": manifest.precision,
         "resize": f"{manifest.preprocess.resize.mode} {manifest.preprocess.resize.scale or ''}".strip(),
         "inference": manifest.inference.mode,
         "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes)}",
@@ -49,7 +54,10 @@ def command(artifact: Path, as_json: bool) -> None:
     }
     width = max(map(len, facts))
     for name, value in facts.items():
-        click.echo(f"{name:<{width}}  {value}")
+        first, *more = [value, *describe_quantization(manifest)] if name == "precision" else [value]
+        click.echo(f"{name:<{width}}  {first}")
+        for line in more:
+            click.echo(f"{'':<{width}}  {line}")
     if parity is not None and parity.reason:
         click.echo(f"{'':<{width}}  {parity.reason}")
     if parity is not None and parity.shapes:
@@ -58,3 +66,21 @@ def command(artifact: Path, as_json: bool) -> None:
         click.echo(
             f"{'':<{width}}  {parity.inputs}, {parity.device}; shapes {sizes}; worst logit error {worst.logits_max_abs:.1e}"
         )
+
+
+def describe_quantization(manifest: Manifest) -> list[str]:
+    """How a precision below fp32 was made, what it costs, and which layers were kept; nothing for fp32."""
+    made = manifest.quantization
+    if made is None:
+        return []
+    lines = [
+        f"{made.method}; {made.converted} layers in {manifest.precision}",
+        f"ranges from {made.images} images, {made.images_source} (sha256 {made.images_sha256[:12]})",
+    ]
+    if made.quality is not None:
+        cost = made.quality
+        lines.append(
+            f"{cost.metric} {cost.fp32:.2f} in fp32, {cost.everything:.2f} with every layer in {manifest.precision}, "
+            f"{cost.kept_back:.2f} as it is, on {cost.images} images; budget {cost.budget:g} points"
+        )
+    return lines + [f"kept in fp32: {layer.name} ({layer.op}): {layer.reason}" for layer in made.kept]

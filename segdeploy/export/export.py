@@ -48,6 +48,27 @@ def exporter(fmt: str) -> Exporter:
     raise BackendError(expected=f"a format out of {', '.join(FORMATS)}", got=f"'{fmt}'", fix="choose one of these")
 
 
+def check_precision(fmt: str, precision: str) -> None:
+    """Refuse, before any work, a precision that a format cannot be made in here.
+
+    Raises:
+        BackendError: the format has only float32.
+        MissingExtraError: the packages that convert are not installed.
+    """
+    if precision == "fp32":
+        return
+    if fmt == "torchscript":
+        raise BackendError(
+            expected="fp32 for torchscript",
+            got=precision,
+            fix="lower precisions are made in the ONNX graph: use --to onnx or --to tensorrt",
+        )
+    try:
+        import onnxruntime.quantization  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(package=str(error.name), extra="onnx", purpose=f"making {precision} models") from error
+
+
 def export_model(
     checkpoint: Checkpoint,
     fmt: str,
@@ -75,10 +96,13 @@ def export_model(
         InputError: the folder cannot be written.
     """
     write = exporter(fmt)
+    options = options or Options()
+    check_precision(fmt, options.precision)
     manifest = describe(
         checkpoint,
         name=name,
         fmt=fmt,  # type: ignore[arg-type]  # exporter() has checked it
+        precision=options.precision,
         batch=shapes.batch,
         height=shapes.height,
         width=shapes.width,
@@ -86,4 +110,4 @@ def export_model(
     from segdeploy.export.graph import DeployGraph
 
     graph = DeployGraph(build_model(checkpoint), manifest).eval()
-    return write_artifact(folder, lambda target: write(graph, manifest, target, options or Options()))
+    return write_artifact(folder, lambda target: write(graph, manifest, target, options))

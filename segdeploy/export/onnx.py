@@ -31,10 +31,11 @@ _LARGEST_FILE_BYTES = 1_900_000_000
 
 
 def write_onnx(graph: DeployGraph, manifest: Manifest, folder: Path, options: Options) -> Manifest:
-    """Write ``model.onnx``, checked by ONNX's own checker and shape inference.
+    """Write ``model.onnx`` in the manifest's precision, checked by ONNX's own checker and shape inference.
 
     Raises:
-        ExportError: the opset is not supported, or the model cannot be exported.
+        ExportError: the opset is not supported, the model cannot be exported, or it does not stand the precision.
+        InputError: a precision below fp32 without images to make it on.
     """
     if options.opset not in _OPSETS:
         raise ExportError(
@@ -42,6 +43,18 @@ def write_onnx(graph: DeployGraph, manifest: Manifest, folder: Path, options: Op
             got=str(options.opset),
             fix="leave --opset out for the default",
         )
+    path = folder / "model.onnx"
+    _export_fp32(graph, manifest, path, options.opset)
+    toolchain = msgspec.structs.replace(manifest.toolchain, onnx=onnx.__version__, onnxruntime=version_of("onnxruntime"))
+    manifest = msgspec.structs.replace(manifest, toolchain=toolchain)
+    if manifest.precision == "fp32":
+        return manifest
+    from segdeploy.export.precision import convert
+
+    return convert(path, manifest, options.calibration)
+
+
+def _export_fp32(graph: DeployGraph, manifest: Manifest, path: Path, opset: int) -> None:
     example = torch.zeros((*example_shape(manifest.input.shape), 3), dtype=torch.uint8)
     weights_bytes = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
     try:
@@ -53,23 +66,20 @@ def write_onnx(graph: DeployGraph, manifest: Manifest, folder: Path, options: Op
                 dynamic_shapes={"image": _dynamic(manifest)},
                 input_names=["image"],
                 output_names=["mask", "logits"],
-                opset_version=options.opset,
+                opset_version=opset,
                 verbose=False,
             )
             assert program is not None
             name_nodes(program.model)
             program.model.metadata_props.update(_facts(manifest))
-            path = folder / "model.onnx"
             program.save(str(path), external_data=weights_bytes > _LARGEST_FILE_BYTES)
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # torch.export raises some twenty unrelated types
         raise ExportError(
-            expected=f"a model that torch.onnx can export at opset {options.opset}",
+            expected=f"a model that torch.onnx can export at opset {opset}",
             got=_root_cause(error),
             fix="try sizes in multiples of the network's stride (--multiple 32), or a static shape (--shape HxW)",
         ) from error
-    toolchain = msgspec.structs.replace(manifest.toolchain, onnx=onnx.__version__, onnxruntime=version_of("onnxruntime"))
-    return msgspec.structs.replace(manifest, toolchain=toolchain)
 
 
 def _root_cause(error: BaseException) -> str:

@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from segdeploy.core.manifest import Precision
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """On which images a precision below fp32 is made, and what it may cost.
+
+    Attributes:
+        images: a folder of pictures to measure ranges on; None for those of the data set.
+        data: a labelled data set; None for the one that the checkpoint's config names.
+        limit: how many pictures to measure ranges on.
+        max_drop: how much mIoU int8 may cost, in points.
+        keep: keep layers that do not stand the precision in fp32; False fails and names them.
+    """
+
+    images: Path | None = None
+    data: Path | None = None
+    limit: int = 32
+    max_drop: float = 0.5
+    keep: bool = True
 
 
 @dataclass(frozen=True)
@@ -13,8 +35,12 @@ class Options:
         opset: of ONNX.
         targets: GPU architectures to compile an engine for ahead of time (``sm89``); empty for the GPU of this machine.
         workspace_bytes: how much scratch memory TensorRT's tactics may use; None for its own default.
+        precision: of the arithmetic.
+        calibration: for a precision below fp32.
     """
 
     opset: int = 18
     targets: tuple[str, ...] = ()
     workspace_bytes: int | None = None
+    precision: Precision = "fp32"
+    calibration: Calibration = field(default_factory=Calibration)

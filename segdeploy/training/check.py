@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -177,7 +177,7 @@ def _look(pair: Pair, *, reduce_zero_label: bool) -> _Seen:
 
 
 def _image(pair: Pair, findings: list[tuple[str, str]]) -> tuple[tuple[int, int] | None, str]:
-    """(height, width) after the EXIF orientation, and the hash of the file. Pillow, because OpenCV fills a cut JPEG with grey."""
+    """(height, width) after the EXIF orientation, and the file's hash. Pillow, because OpenCV fills a cut JPEG with grey."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not pair.image.is_file():
@@ -227,14 +227,9 @@ def _check_leaks(splits: Iterable[Split], places: dict[str, list[tuple[str, str]
     for where in places.values():
         trained = [(split, name) for split, name in where if _trains(split)]
         tested = [(split, name) for split, name in where if not _trains(split)]
-        for (split, name), (other, twin) in _first(trained, tested):
+        for (trained_in, name), (tested_in, twin) in zip(trained[:1], tested[:1], strict=False):
             if name != twin:  # the same name is told above
-                found["same picture in two splits"].append(f"{name} in {split} is {twin} in {other}")
-
-
-def _first(trained: list[tuple[str, str]], tested: list[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
-    if trained and tested:
-        yield trained[0], tested[0]
+                found["same picture in two splits"].append(f"{name} in {trained_in} is {twin} in {tested_in}")
 
 
 def _trains(split: str) -> bool:
@@ -254,7 +249,7 @@ def _labels_that_occur(counts: Iterable[list[tuple[int, ...]]], ignore_index: in
 
 
 def _report(split: Split, rows: list[tuple[int, ...]], classes: int, ignore_index: int) -> SplitReport:
-    table = np.array(rows or [[0] * _MOST_LABELS], np.int64)
+    table = np.array(rows, np.int64).reshape(-1, _MOST_LABELS)
     chosen = np.concatenate([table[:, :classes], table[:, ignore_index : ignore_index + 1]], axis=1)
     return SplitReport(
         split.name,

@@ -52,7 +52,7 @@ def check_keys(config: Any, name: str) -> None:
 
 
 def check_padding(config: Any) -> None:
-    """Images of a training batch are stacked the images of a training batch to one size, and some of its own configs do not say which.
+    """Images of a training batch are stacked, which takes one size; some of mmseg's own configs do not say which.
 
     Raises:
         ConfigError: neither ``size`` nor ``size_divisor`` of the data preprocessor is given, or both are.

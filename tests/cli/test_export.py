@@ -6,6 +6,15 @@ import pytest
 from segdeploy.core.artifact import open_artifact
 
 
+@pytest.fixture
+def exported_before(onnx_artifact, monkeypatch):
+    """Lets torch.onnx's part of an export be the tiny model's, which was made before: what follows it is real."""
+    from segdeploy.export import onnx as exporting
+
+    data = onnx_artifact.model_path.read_bytes()
+    monkeypatch.setattr(exporting, "_export_fp32", lambda graph, manifest, path, opset: path.write_bytes(data))
+
+
 def test_export_and_proof(main, checkpoint_path):
     """Two formats in one go: artifacts under exports/NAME, verified on the validation pictures, and what comes next."""
     ended = main("export", checkpoint_path, "--to", "torchscript", "--to", "onnx", "--max-shape", "160x160")
@@ -19,6 +28,27 @@ def test_export_and_proof(main, checkpoint_path):
     assert "N 1..16, H 32..160, W 32..160" in ended.out
     assert "next: segdeploy" in ended.out
     assert sorted(path.name for path in Path("exports/tiny").iterdir()) == ["onnx-fp32", "torchscript-fp32"]
+
+
+def test_lower_precisions(main, checkpoint_path, exported_before):
+    """fp16 and int8 land in folders of their own, are verified, and say what they cost; ``inspect`` says it again."""
+    for precision in ("fp16", "int8"):
+        ended = main(
+            "export", checkpoint_path, "--to", "onnx", "--precision", precision, "--calib-images", 2, "--max-miou-drop", 5,
+            "--max-shape", "256x256",
+        )  # fmt: skip
+        assert ended.status == 0, ended.err + ended.out
+        assert f"tiny/onnx-{precision}: passed on 6 images of val, cpu" in ended.out
+        assert f"layers in {precision}" in ended.out
+        assert "ranges from 2 images, val of " in ended.out
+        shown = main("inspect", f"exports/tiny/onnx-{precision}").out
+        assert f"precision   {precision}" in shown
+        assert f"layers in {precision}" in shown
+    assert "budget 5 points" in shown
+    assert "mIoU" in shown
+    fp16 = main("inspect", "exports/tiny/onnx-fp16").out
+    assert "kept in fp32: decode_head.psp_modules.3.0 (MatMul): exact pooling" in fp16
+    assert sorted(path.name for path in Path("exports/tiny").iterdir()) == ["onnx-fp16", "onnx-int8"]
 
 
 def test_the_newest_checkpoint_by_default(main, checkpoint_path):
@@ -54,6 +84,8 @@ def test_an_engine_for_another_machine(main, checkpoint_path, no_gpu):
         (("--to", "torchscript", "--shape", "64x64", "--max-shape", "64x64"), "both"),
         (("--to", "torchscript", "--batch", "4:2:1"), "min <= opt <= max"),
         (("--to", "torchscript", "--config", "none.py"), "'none.py'"),
+        (("--to", "torchscript", "--precision", "fp16"), "fp32 for torchscript"),
+        (("--to", "onnx", "--to", "torchscript", "--precision", "int8"), "fp32 for torchscript"),
     ],
 )
 def test_bad_options(main, one_line, checkpoint_path, arguments, words):

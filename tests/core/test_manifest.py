@@ -3,7 +3,18 @@ import json
 import pytest
 
 from segdeploy.core.errors import ArtifactError
-from segdeploy.core.manifest import Bounds, Parity, ShapeParity, Target, Tolerance, decode_manifest, encode_manifest
+from segdeploy.core.manifest import (
+    Bounds,
+    KeptLayer,
+    Parity,
+    QualityDrop,
+    Quantization,
+    ShapeParity,
+    Target,
+    Tolerance,
+    decode_manifest,
+    encode_manifest,
+)
 
 
 def full(make_manifest):
@@ -26,7 +37,18 @@ def full(make_manifest):
         shapes=(shape,),
         verdict="passed",
     )
-    return make_manifest(target=Target(device="cuda", compute_capability="sm89"), parity=parity)
+    quantization = Quantization(
+        method="Q/DQ",
+        images=8,
+        images_source="train",
+        images_sha256="e" * 64,
+        converted=12,
+        kept=(KeptLayer(name="decode_head.conv_seg", op="Conv", reason="an outlier"),),
+        quality=QualityDrop(metric="mIoU", images=9, fp32=70.0, everything=50.0, kept_back=69.8, budget=0.5),
+    )
+    return make_manifest(
+        target=Target(device="cuda", compute_capability="sm89"), parity=parity, precision="int8", quantization=quantization
+    )
 
 
 def test_round_trip(make_manifest):
@@ -57,6 +79,8 @@ def set_at(values, path, value):
         (("surprise",), 1),
         (("preprocess", "surprise"), 1),
         (("parity", "shapes", 0, "surprise"), 1),
+        (("quantization", "kept", 0, "surprise"), 1),
+        (("quantization", "quality", "metric"), "accuracy"),
         (("format",), "caffe"),
         (("parity", "verdict"), "perfect"),
         (("input", "shape", 0), "any"),
@@ -74,6 +98,13 @@ def test_a_wrong_field_is_named(make_manifest, path, value):
     named = [part for part in path if isinstance(part, str)]
     assert named[-1] in text
     assert "\n" not in text
+
+
+def test_an_older_manifest_opens(make_manifest):
+    """One that was written before there was a ``quantization`` is a float32 one."""
+    values = json.loads(encode_manifest(make_manifest()))
+    del values["quantization"]
+    assert decode_manifest(json.dumps(values).encode(), "x") == make_manifest()
 
 
 def test_a_missing_field_is_named(make_manifest):

@@ -1,0 +1,162 @@
+"""int8: static quantization of the ONNX graph with Q/DQ nodes, through onnxruntime.
+
+A layer that is quantized reads its activation through one Q/DQ pair (one scale a tensor) and has its weights as int8 with a
+scale for every output channel. Its output is left as it is: the next layer quantizes what it reads. This is where TensorRT
+wants the pairs, onnxruntime fuses them into integer kernels as well, and each layer can be put back to float32 by itself.
+Biases stay float32: TensorRT takes no integer ones.
+
+``quant_pre_process`` is not needed: torch.onnx has folded batch norm and written every tensor's type and shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto
+from onnxruntime.quantization import QDQQuantizer, QuantType
+
+from segdeploy.core.errors import ExportError
+from segdeploy.core.manifest import Format
+from segdeploy.export.nodes import comes_from, is_top_level, module_of, pixel_tensors
+from segdeploy.export.rewrites import ExactAdaptiveAvgPool2d
+
+# What does the work, and what joins its results: without the second kind float32 islands stand between the integer kernels.
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_MOVING = frozenset({"Add", "Concat"})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node that can be quantized.
+
+    Attributes:
+        node: its name in the graph.
+        module: where it comes from in the checkpoint.
+        op: its type.
+    """
+
+    node: str
+    module: str
+    op: str
+
+    @property
+    def name(self) -> str:
+        """The module; for an operation without weights, of which a module may have several, the node as well."""
+        return self.module if self.op in _WEIGHTED and self.module else f"{self.module}/{self.node}".lstrip("/")
+
+
+def quantizable_layers(model: ModelProto) -> list[Layer]:
+    """The nodes that int8 may take, in the graph's order.
+
+    Never the input's normalisation, the upsampling, the argmax and the exact pooling; no product of two activations either.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    pixels = pixel_tensors(model)
+    return [
+        Layer(node.name, module_of(node, weights), node.op_type)
+        for node in model.graph.node
+        if pixels.intersection(node.output) and _is_quantizable(node, weights)
+    ]
+
+
+def _is_quantizable(node: NodeProto, weights: set[str]) -> bool:
+    if is_top_level(node) or comes_from(node, ExactAdaptiveAvgPool2d):
+        return False
+    if node.op_type in _WEIGHTED:
+        return node.input[1] in weights
+    return node.op_type in _MOVING and weights.isdisjoint(node.input)
+
+
+def describe_method(fmt: Format) -> str:
+    """The settings of a format, for its manifest."""
+    activations = "int8 symmetric" if fmt == "tensorrt" else "uint8"
+    return f"onnxruntime static Q/DQ, weights int8 per channel, activations {activations} per tensor, range minmax"
+
+
+class Quantizer:
+    """A float32 graph and its quantized twin; writes any mixture of the two."""
+
+    def __init__(self, source: Path, ranges: Any, fmt: Format) -> None:
+        """Quantize everything once.
+
+        Args:
+            source: the float32 file.
+            ranges: of its tensors (``measure_ranges``).
+            fmt: what it is for. TensorRT takes symmetric activations only; onnxruntime's CPU kernels are made for uint8 ones,
+                which have twice the steps behind a ReLU.
+
+        Raises:
+            ExportError: there is nothing to quantize, or onnxruntime cannot.
+        """
+        model = onnx.load(source)
+        self.layers = quantizable_layers(model)
+        self._inputs = {node.name: list(node.input) for node in model.graph.node}
+        self._floats = {tensor.name: tensor for tensor in model.graph.initializer}
+        if not self.layers:
+            raise ExportError(
+                expected="layers that can be quantized (convolutions, matrix products with weights)",
+                got="none in this graph",
+                fix="use --precision fp16",
+            )
+        ops = sorted(_WEIGHTED | _MOVING)
+        symmetric = fmt == "tensorrt"
+        options = {
+            "ActivationSymmetric": symmetric,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": ops,
+        }
+        activations = QuantType.QInt8 if symmetric else QuantType.QUInt8
+        nodes = [layer.node for layer in self.layers]
+        twin = onnx.ModelProto()
+        twin.CopyFrom(model)
+        try:
+            # Per channel, and no reduced range, which is for CPUs without VNNI.
+            quantizer = QDQQuantizer(twin, True, False, QuantType.QInt8, activations, ranges, nodes, [], ops, options)
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise ExportError(
+                expected="a graph that onnxruntime can quantize",
+                got=f"{type(error).__name__}: {error}",
+                fix="try --precision fp16, or report the model",
+            ) from error
+        self._twin: ModelProto = quantizer.model.model
+
+    def write(self, target: Path, layers: Collection[Layer]) -> Path:
+        """Write a model in which these layers, and no others, are quantized.
+
+        Every other node reads what it reads in the float32 graph, also where a quantized one reads the same tensor rounded.
+        """
+        model = ModelProto()
+        model.CopyFrom(self._twin)
+        chosen = {layer.node for layer in layers}
+        graph = model.graph
+        present = {tensor.name for tensor in graph.initializer}
+        for node in graph.node:
+            if node.name in self._inputs and node.name not in chosen:
+                node.input[:] = self._inputs[node.name]
+                for name in node.input:
+                    if name in self._floats and name not in present:
+                        graph.initializer.append(self._floats[name])
+                        present.add(name)
+        _drop_unused(graph)
+        onnx.save(model, target)
+        return target
+
+
+def _drop_unused(graph: GraphProto) -> None:
+    used = {value.name for value in graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if not used.isdisjoint(node.output):
+            nodes.append(node)
+            used.update(node.input)
+    nodes.reverse()
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)

@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+
+from segdeploy.core.errors import ExportError
+from segdeploy.export.calibration import measure_ranges
+from segdeploy.export.fp16 import LARGEST, overflowing_nodes, sensitive_nodes, to_half
+from segdeploy.export.nodes import comes_from, is_top_level
+from segdeploy.export.rewrites import ExactAdaptiveAvgPool2d
+
+onnx = pytest.importorskip("onnx")
+
+HALF, FLOAT = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+FACTOR = 2.0**20
+
+
+def types(model):
+    """Every tensor's type, as ONNX's own inference finds it when it is told nothing but inputs and initialisers."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=True).graph
+    found = {
+        value.name: value.type.tensor_type.elem_type for value in (*inferred.input, *inferred.output, *inferred.value_info)
+    }
+    return found | {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+
+
+def evaluate(path, image):
+    """ONNX's reference evaluator: numpy in the types of the graph, so that fp16 rounds and overflows after every node."""
+    from onnx.reference import ReferenceEvaluator
+
+    with np.errstate(all="ignore"):
+        return ReferenceEvaluator(str(path)).run(["mask", "logits"], {"image": image})
+
+
+@pytest.fixture(scope="module")
+def image():
+    """One picture that reaches all of the model."""
+    return np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), dtype=np.uint8)
+
+
+def test_the_layers_are_fp16_and_the_contract_is_not(lowered):
+    """Convolutions and their weights in fp16; input, outputs, normalisation, pooling, upsampling and argmax as before."""
+    path, manifest = lowered("fp16")
+    model = onnx.load(path)
+    kind = types(model)
+    assert (kind["image"], kind["mask"], kind["logits"]) == (onnx.TensorProto.UINT8, onnx.TensorProto.UINT8, FLOAT)
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == manifest.quantization.converted > 20
+    assert {kind[name] for node in convolutions for name in (*node.input, *node.output)} == {HALF}
+    exact = [node for node in model.graph.node if comes_from(node, ExactAdaptiveAvgPool2d) or is_top_level(node)]
+    assert {"MatMul", "Range", "ArgMax", "Resize", "Sub"} <= {node.op_type for node in exact}
+    assert HALF not in {kind[name] for node in exact if node.op_type != "Shape" for name in (*node.input, *node.output) if name}
+    assert not [
+        tensor.name for tensor in model.graph.initializer if tensor.data_type == FLOAT and tensor.name.endswith("weight")
+    ]
+    kept = {layer.name for layer in manifest.quantization.kept}
+    assert kept == {"(graph)", *(f"decode_head.psp_modules.{i}.0" for i in range(4))}
+
+
+def test_a_value_is_cast_once_each_way(lowered, planted_onnx):
+    """No value goes down to fp16 and up again between two float32 nodes, and none is cast twice."""
+    path, _ = lowered("fp16", planted_onnx(FACTOR))
+    casts = [node for node in onnx.load(path).graph.node if node.op_type == "Cast"]
+    assert len({(node.input[0], node.attribute[0].i) for node in casts}) == len(casts)
+    down = {node.output[0] for node in casts if node.attribute[0].i == HALF}
+    assert not [node.name for node in casts if node.input[0] in down]
+
+
+def test_it_is_the_same_model(lowered, onnx_artifact, image):
+    """The logits, by an evaluator that rounds to fp16 after every node, are those of fp32 to some of fp16's steps."""
+    path, _ = lowered("fp16")
+    _, expected = evaluate(onnx_artifact.model_path, image)
+    mask, logits = evaluate(path, image)
+    assert logits.dtype == np.float32
+    assert 0 < np.abs(logits - expected).max() < 2e-2 * np.abs(expected).max()
+    assert (mask == evaluate(onnx_artifact.model_path, image)[0]).mean() > 0.97
+
+
+def test_a_planted_overflow_is_named_and_kept(lowered, planted_onnx, image):
+    """The layer that makes the value and the one that reads it stay in float32; without that the logits are not finite."""
+    source = planted_onnx(FACTOR)
+    _, expected = evaluate(source, image)
+    naive = onnx.load(source)
+    onnx.save(to_half(naive, sensitive_nodes(naive)), source.with_name("naive.onnx"))
+    assert not np.isfinite(evaluate(source.with_name("naive.onnx"), image)[1]).all()
+    path, manifest = lowered("fp16", source)
+    found = {layer.name: layer.reason for layer in manifest.quantization.kept if "65504" in layer.reason}
+    assert set(found) == {"decode_head.fpn_bottleneck.conv", "decode_head.fpn_bottleneck.activate", "decode_head.conv_seg"}
+    assert "reaches" in found["decode_head.fpn_bottleneck.conv"]
+    assert "reads" in found["decode_head.conv_seg"]
+    _, logits = evaluate(path, image)
+    assert np.abs(logits - expected).max() < 2e-2 * np.abs(expected).max()
+
+
+def test_no_keep_names_the_layer(lowered, planted_onnx):
+    """With --no-keep: one line with the first layer, and the source as it was."""
+    with pytest.raises(ExportError, match=r"up to 65504\); got Conv 'decode_head.fpn_bottleneck.conv' reaches .* and 2 more"):
+        lowered("fp16", planted_onnx(FACTOR), keep=False)
+
+
+def test_a_weight_outside_the_range(onnx_artifact, images_folder, tmp_path):
+    """A weight that fp16 cannot hold keeps its layer too; one that is not finite is refused."""
+    from onnx import numpy_helper
+
+    model = onnx.load(onnx_artifact.model_path)
+    ranges = measure_ranges(onnx_artifact.model_path, sorted(images_folder.iterdir())[:1], onnx_artifact.manifest, tmp_path)
+    assert overflowing_nodes(model, ranges, sensitive_nodes(model)) == {}
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "decode_head.conv_seg.weight")
+    values = numpy_helper.to_array(weight).copy()
+    values[0, 0] = -2 * LARGEST
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    (reason,) = overflowing_nodes(model, ranges, sensitive_nodes(model)).values()
+    assert reason == "reads 1.31e+05, beyond fp16's largest, 65504"
+
+
+def test_a_graph_with_branches_is_refused():
+    """They are said to be so, by name."""
+    from onnx import helper
+
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "b", [], [helper.make_tensor_value_info("y", FLOAT, [1])]
+    )
+    node = helper.make_node("If", ["c"], ["z"], name="choice", then_branch=branch, else_branch=branch)
+    model = helper.make_model(helper.make_graph([node], "g", [], []))
+    with pytest.raises(ExportError, match="If 'choice'"):
+        to_half(model, [])
