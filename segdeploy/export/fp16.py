@@ -62,7 +62,6 @@ def overflowing_nodes(model: ModelProto, ranges: Any, already: Iterable[str]) ->
         if tensor.data_type == TensorProto.FLOAT:
             values = numpy_helper.to_array(tensor)
             peaks[tensor.name] = float(np.abs(values).max()) if values.size else 0.0
-    weights = {tensor.name for tensor in model.graph.initializer}
     skipped, found = set(already), {}
     for node in model.graph.node:
         made = max((peaks.get(name, 0.0) for name in node.output), default=0.0)
@@ -70,7 +69,7 @@ def overflowing_nodes(model: ModelProto, ranges: Any, already: Iterable[str]) ->
         if not np.isfinite(made):
             raise ExportError(
                 expected="finite values in the float32 model",
-                got=f"{made} from {node.op_type} '{module_of(node, weights)}'",
+                got=f"{made} from {node.op_type} '{module_of(node)}'",
                 fix="the checkpoint is damaged or diverged: train it again",
             )
         if node.name in skipped or max(made, read) <= LARGEST / HEADROOM:
@@ -102,11 +101,10 @@ def to_half(model: ModelProto, keep: Iterable[str]) -> ModelProto:
 
 def kept_layers(model: ModelProto, reasons: Mapping[str, str]) -> tuple[KeptLayer, ...]:
     """What to tell of kept nodes: one line a module and reason, without index arithmetic."""
-    weights = {tensor.name for tensor in model.graph.initializer}
     groups: dict[tuple[str, str], list[str]] = {}
     for node in model.graph.node:
         if reasons.get(node.name):
-            ops = groups.setdefault((module_of(node, weights) or "(graph)", reasons[node.name]), [])
+            ops = groups.setdefault((module_of(node) or "(graph)", reasons[node.name]), [])
             if node.op_type not in ops:
                 ops.append(node.op_type)
     return tuple(KeptLayer(name=module, op=", ".join(ops), reason=why) for (module, why), ops in groups.items())

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-_SCOPES = "pkg.torch.onnx.name_scopes"  # the modules that a node came from, outermost first
+# The modules that a node came from, outermost first, and their classes; the last of both is the operator itself.
+_SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
+GRAPH = "graph"  # stands for the deploy graph itself, which has no path
+MODULE_CLASS = "segdeploy.module_class"  # the one note that a node keeps
 
 
 def name_nodes(model: Any) -> None:
@@ -18,13 +21,16 @@ def name_nodes(model: Any) -> None:
     kept = {value.name for value in (*graph.inputs, *graph.outputs)} | set(graph.initializers)
     taken = set(kept)
     for node in graph.all_nodes():
-        node.name = _unused(f"{_module(node, graph) or 'graph'}/{node.op_type}", taken)
+        node.name = _unused(f"{_module(node, graph) or GRAPH}/{node.op_type}", taken)
         for index, output in enumerate(node.outputs):
             if output.name not in kept:
                 output.name = _unused(node.name if index == 0 else f"{node.name}.{index}", taken, own=node.name)
             output.metadata_props.clear()
-        # Names say what these notes say; the rest of them are stack traces with the paths of this machine.
+        # Names say what the other notes say, or they are stack traces with the paths of this machine.
+        classes = ast.literal_eval(node.metadata_props.get(_CLASSES, "[]"))
         node.metadata_props.clear()
+        if len(classes) > 1:
+            node.metadata_props[MODULE_CLASS] = str(classes[-2])
     for holder in (model, graph, *graph.inputs, *graph.initializers.values()):
         holder.metadata_props.clear()
 

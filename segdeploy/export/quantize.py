@@ -57,7 +57,7 @@ def quantizable_layers(model: ModelProto) -> list[Layer]:
     weights = {tensor.name for tensor in model.graph.initializer}
     pixels = pixel_tensors(model)
     return [
-        Layer(node.name, module_of(node, weights), node.op_type)
+        Layer(node.name, module_of(node), node.op_type)
         for node in model.graph.node
         if pixels.intersection(node.output) and _is_quantizable(node, weights)
     ]
