@@ -12,7 +12,7 @@ from segdeploy.bench.stats import cautions, reference, run_stats
 from segdeploy.bench.words import number
 from segdeploy.core.comparison import check_drop
 from segdeploy.core.errors import GateFailed, GateUndecided
-from segdeploy.core.manifest import Struct
+from segdeploy.core.struct import Struct
 
 SCHEMA = 1
 _RESAMPLES = 2000

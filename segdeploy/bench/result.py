@@ -12,8 +12,10 @@ import msgspec
 
 from segdeploy.core.artifact import Artifact
 from segdeploy.core.errors import InputError
-from segdeploy.core.manifest import Format, Precision, Struct, Verdict
+from segdeploy.core.manifest import Format, Precision
 from segdeploy.core.metrics import Evaluation
+from segdeploy.core.struct import Struct
+from segdeploy.core.verdict import Verdict
 
 SCHEMA = 1
 

@@ -22,7 +22,7 @@ def command(out: Path, fresh: bool) -> None:
     from segdeploy.cli.demo_journal import Journal, fingerprint
     from segdeploy.cli.demo_report import SCHEMA, DemoReport, problems, stage_times, write_report
     from segdeploy.core.errors import GateFailed
-    from segdeploy.core.manifest import Parity
+    from segdeploy.core.verdict import Parity
 
     places = stages.Places(out)
     state, identity = out / "state.json", fingerprint(stages.inputs())

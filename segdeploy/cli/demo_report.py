@@ -10,7 +10,7 @@ from segdeploy.bench.html import Section, render_html
 from segdeploy.bench.result import BenchReport
 from segdeploy.cli.demo_journal import StageRecord
 from segdeploy.cli.demo_stages import FORMATS, LEAST_MIOU, TRAIN_IMAGES, VAL_IMAGES, Places, Served, Trained
-from segdeploy.core.manifest import Parity
+from segdeploy.core.verdict import Parity
 
 SCHEMA = 1
 
@@ -77,9 +77,9 @@ def parity_rows(report: DemoReport) -> list[tuple[str, ...]]:
         if not parity.shapes:
             rows.append((fmt, parity.verdict, "-", "-", "-"))
             continue
-        worst = max(parity.shapes, key=lambda one: one.logits_max_abs)
-        agreement = min(one.mask_agreement for one in parity.shapes)
-        rows.append((fmt, parity.verdict, str(len(parity.shapes)), f"{worst.logits_max_abs:.1e}", f"{100 * agreement:.4f} %"))
+        worst = max(parity.shapes, key=lambda one: one.logits.max_abs)
+        agreement = min(one.masks.agreement for one in parity.shapes)
+        rows.append((fmt, parity.verdict, str(len(parity.shapes)), f"{worst.logits.max_abs:.1e}", f"{100 * agreement:.4f} %"))
     return rows
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from segdeploy.bench.result import BenchReport
-from segdeploy.core.manifest import Parity
 from segdeploy.core.metrics import Evaluation
+from segdeploy.core.verdict import Parity
 
 CONFIG = "upernet_r18_synthetic"
 FORMATS = ("torchscript", "onnx", "tensorrt")
@@ -137,11 +137,11 @@ def export(places: Places, trained: Trained, fmt: str) -> str:
 def verify(places: Places, fmt: str) -> Parity:
     """Hold one export against the checkpoint, on validation images."""
     from segdeploy.core.artifact import open_artifact
-    from segdeploy.core.dataset import find_samples
-    from segdeploy.export.verify import verify as run_verify
+    from segdeploy.parity.inputs import pictures_of_dataset
+    from segdeploy.parity.verify import verify as run_verify
 
-    images = find_samples(places.data, "val")[0].image.parent
-    return run_verify(open_artifact(places.artifact(fmt)), images=images, limit=_VERIFY_IMAGES)
+    artifact = open_artifact(places.artifact(fmt))
+    return run_verify(artifact, inputs=pictures_of_dataset(places.data, "val", artifact.manifest, _VERIFY_IMAGES))
 
 
 def bench(places: Places, trained: Trained) -> BenchReport:

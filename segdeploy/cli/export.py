@@ -6,7 +6,10 @@ from pathlib import Path
 
 import click
 
-from segdeploy.cli.options import checked_name, config_option, warn_of_random_weights
+from segdeploy.cli.options import checked_name, config_option, typed_command, warn_of_random_weights
+
+# Enough for a decision on mIoU where nothing flips; segdeploy verify takes more.
+_VERIFY_IMAGES = 16
 
 
 @click.command("export")
@@ -81,7 +84,7 @@ def command(
     Without TARGET: the newest checkpoint under work_dirs/. With --random-weights TARGET is a config.
     """
     from segdeploy.cli.inspect import describe_quantization
-    from segdeploy.cli.verify import gate, show_verdicts
+    from segdeploy.cli.verify import choose_inputs, gate, show_verdicts
     from segdeploy.core.checkpoint import load_checkpoint
     from segdeploy.core.errors import InputError
     from segdeploy.core.model import crop_size, default_name
@@ -90,7 +93,7 @@ def command(
     from segdeploy.export.export import check_precision, export_model, exporter
     from segdeploy.export.options import Calibration, Options
     from segdeploy.export.shapes import choose_shapes
-    from segdeploy.export.verify import verify as run_verify
+    from segdeploy.parity.verify import verify as run_verify
 
     checked_name(name)
     for fmt in formats:
@@ -135,7 +138,8 @@ def command(
         for line in describe_quantization(artifact.manifest):
             click.echo(f"  {line}")
         if verify:
-            verdicts.append((artifact, run_verify(artifact, config=config, images=images or _validation(artifact))))
+            inputs = choose_inputs(artifact.manifest, None, "val", images, _VERIFY_IMAGES)
+            verdicts.append((artifact.name, run_verify(artifact, config=config, inputs=inputs, command=typed_command())))
     if verdicts:
         show_verdicts(verdicts)
         gate(verdicts, undecided=False)  # an engine for another machine is exported rightly, only not verified here
@@ -143,14 +147,8 @@ def command(
     click.echo("next: segdeploy bench   |   segdeploy pack   |   segdeploy inspect " + str(artifact.folder))
 
 
-def _validation(artifact: object) -> Path | None:
-    from segdeploy.cli.verify import default_images
-
-    return default_images(artifact)  # type: ignore[arg-type]
-
-
 def _describe(axes: tuple[object, ...]) -> str:
-    from segdeploy.export.shapes import bounds
+    from segdeploy.core.axes import bounds
 
     texts = []
     for letter, axis in zip("NHW", axes, strict=False):

@@ -18,6 +18,7 @@ def command(artifact: Path, as_json: bool) -> None:
     """Show what ARTIFACT is, where it came from, and what was proven of it. Its files' hashes are checked."""
     from segdeploy.core.artifact import open_artifact
     from segdeploy.core.manifest import Bounds, encode_manifest
+    from segdeploy.parity.reports import figures, told_divergence
 
     opened = open_artifact(artifact)
     manifest = opened.manifest
@@ -50,7 +51,8 @@ def command(artifact: Path, as_json: bool) -> None:
         "checkpoint": f"{lineage.checkpoint or 'none'} (sha256 {(lineage.checkpoint_sha256 or '-')[:12]})",
         "made with": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "weights": "RANDOM: nobody trained this model, its labels mean nothing" if lineage.random_weights else "trained",
-        "parity": "never verified" if parity is None else parity.verdict,
+        "parity": ("never verified" if parity is None else parity.verdict)
+        + (" (was packed without a passed verdict)" if manifest.packed_unverified else ""),
     }
     width = max(map(len, facts))
     for name, value in facts.items():
@@ -58,14 +60,10 @@ def command(artifact: Path, as_json: bool) -> None:
         click.echo(f"{name:<{width}}  {first}")
         for line in more:
             click.echo(f"{'':<{width}}  {line}")
-    if parity is not None and parity.reason:
-        click.echo(f"{'':<{width}}  {parity.reason}")
-    if parity is not None and parity.shapes:
-        worst = max(parity.shapes, key=lambda one: one.logits_max_abs)
-        sizes = ", ".join("x".join(map(str, one.shape)) for one in parity.shapes)
-        click.echo(
-            f"{'':<{width}}  {parity.inputs}, {parity.device}; shapes {sizes}; worst logit error {worst.logits_max_abs:.1e}"
-        )
+    if parity is not None:
+        lines = [f"against {parity.reference}, on {parity.inputs}, {parity.device}", *told_divergence(parity)]
+        for line in lines + [f"{check.name}: {check.verdict}: {figures(parity, check)}" for check in parity.checks]:
+            click.echo(f"{'':<{width}}  {line}")
 
 
 def describe_quantization(manifest: Manifest) -> list[str]:

@@ -7,127 +7,214 @@ from typing import TYPE_CHECKING
 
 import click
 
-from segdeploy.cli.options import checkpoint_option, config_option, device_option, json_option, print_table, write_json
+from segdeploy.cli.options import (
+    checkpoint_option,
+    config_option,
+    device_option,
+    json_option,
+    print_table,
+    typed_command,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from segdeploy.core.artifact import Artifact
-    from segdeploy.core.manifest import Parity
+    from segdeploy.core.manifest import Manifest
+    from segdeploy.core.verdict import Parity
+    from segdeploy.parity.inputs import Inputs
 
 _SHOWN = {"failed": "FAILED"}
-_STYLES = {"passed": "green", "FAILED": "bold red", "skipped": "yellow"}
+_STYLES = {"passed": "green", "FAILED": "bold red", "skipped": "yellow", "undecided": "yellow"}
 
 
 @click.command("verify")
 @click.argument("artifacts", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path), help="A folder of pictures; the validation set by default.")
-@click.option("--limit", default=8, show_default=True, type=click.IntRange(min=1), help="Pictures a shape.")
-@click.option("--shape", "sizes", metavar="HxW", multiple=True, help="Sizes to verify at; may be repeated.")
+@click.option("--data", type=click.Path(path_type=Path), help="A labelled data set; the validation set by default.")
+@click.option("--split", default="val", show_default=True, help="Of it.")
+@click.option("--images", type=click.Path(path_type=Path), help="A folder of pictures without labels, in its place.")
+@click.option(
+    "--limit", default=50, show_default=True, type=click.IntRange(min=0), help="So many of them, evenly spaced; 0 for all."
+)
+@click.option("--shape", "sizes", metavar="HxW", multiple=True, help="Sizes to verify at too; may be repeated.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="With --shape: images a batch.")
+@click.option("--url", help="Hold a running server to it: http://HOST:8080/predictions/NAME.")
+@click.option("--logits-tolerance", type=float, help="Largest difference of a logit, relative to the largest logit.")
+@click.option("--agreement", type=float, help="Least share of labels that agree, in [0, 1].")
+@click.option("--epsilon", type=float, help="Points of mIoU that count as no difference.")
+@click.option("--save-reference", type=click.Path(path_type=Path), help="Store the reference's inputs and outputs here.")
+@click.option("--reference", type=click.Path(path_type=Path), help="Such a folder, where there is no mmseg.")
+@click.option(
+    "--pictures", type=click.Path(path_type=Path), default="parity", show_default=True, help="Where to draw the worst image."
+)
+@click.option("--junit", type=click.Path(path_type=Path), help="Write JUnit XML here too.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write Markdown here too.")
 @checkpoint_option
 @config_option
 @device_option
 @json_option
 def command(
     artifacts: tuple[Path, ...],
+    data: Path | None,
+    split: str,
     images: Path | None,
     limit: int,
     sizes: tuple[str, ...],
     batch: int,
+    url: str | None,
+    logits_tolerance: float | None,
+    agreement: float | None,
+    epsilon: float | None,
+    save_reference: Path | None,
+    reference: Path | None,
+    pictures: Path,
+    junit: Path | None,
+    markdown: Path | None,
     checkpoint: Path | None,
     config: str | None,
     device: str,
     json_path: Path | None,
 ) -> None:
-    """Hold ARTIFACTS (all under exports/ by default) against the checkpoint that they came from.
+    """Decide whether ARTIFACTS (all under exports/ by default) may replace the checkpoint that they came from.
+
+    With --url: whether a running server gives the labels of that checkpoint.
 
     Exit 0 when all passed, 3 when one failed, 4 when one could not be decided here.
     """
+    from functools import partial
+
+    from segdeploy.core.errors import InputError
+    from segdeploy.core.files import write_file
     from segdeploy.core.targets import named_artifacts
     from segdeploy.export.shapes import parse_size
-    from segdeploy.export.verify import verify
+    from segdeploy.parity import reports
+    from segdeploy.parity.served import verify_server
+    from segdeploy.parity.stored import StoredReference
+    from segdeploy.parity.tolerance import tolerance_for
+    from segdeploy.parity.verify import store_reference, verify
+    from segdeploy.serve.client import predict
 
-    shapes = [(batch, *parse_size(size, "--shape")) for size in sizes] or None
-    verdicts = [
-        (
-            artifact,
-            verify(
-                artifact,
-                checkpoint=checkpoint,
-                config=config,
-                images=images or default_images(artifact),
-                limit=limit,
-                shapes=shapes,
-                device=device,  # type: ignore[arg-type]  # click.Choice holds it
-            ),
+    if reference is not None and (data or images or sizes or save_reference):
+        raise InputError(
+            expected="--reference alone: it holds its own pictures and shapes",
+            got="--data, --images, --shape or --save-reference beside it",
+            fix="leave them out",
         )
-        for artifact in named_artifacts(artifacts)
-    ]
-    write_json(json_path, {artifact.name: parity for artifact, parity in verdicts})
+    shapes = [(batch, *parse_size(size, "--shape")) for size in sizes] or None
+    chosen = named_artifacts(artifacts)
+    if url is not None and len(chosen) != 1:
+        raise InputError(expected="one ARTIFACT with --url: what the server runs", got=f"{len(chosen)}", fix="name it")
+    verdicts: list[tuple[str, Parity]] = []
+    for artifact in chosen:
+        manifest = artifact.manifest
+        where = {"checkpoint": checkpoint, "config": config, "device": device}
+        inputs = None if reference else choose_inputs(manifest, data, split, images, limit)
+        stored = StoredReference(reference) if reference else None
+        if save_reference is not None:
+            stored = store_reference(artifact, save_reference, inputs=inputs, shapes=shapes, **where)  # type: ignore[arg-type]
+        common = {
+            **where,
+            "inputs": inputs,
+            "tolerance": tolerance_for(
+                manifest.precision, logits_max_abs=logits_tolerance, mask_agreement=agreement, miou_points=epsilon
+            ),
+            "stored": stored,
+            "pictures": pictures / manifest.name / ("server" if url else manifest.label),
+            "command": typed_command(),
+        }
+        if url is not None:
+            verdicts.append((url, verify_server(url, partial(predict, url), artifact, **common)))  # type: ignore[arg-type]
+        else:
+            verdicts.append((artifact.name, verify(artifact, shapes=shapes, **common)))  # type: ignore[arg-type]
+    write_json(json_path, dict(verdicts))
+    for path, text in ((junit, reports.junit(verdicts)), (markdown, reports.markdown(verdicts))):
+        if path is not None:
+            write_file(path, text)
     show_verdicts(verdicts)
     gate(verdicts, undecided=True)
 
 
-def default_images(artifact: Artifact) -> Path | None:
-    """The folder of the validation images that the checkpoint's config names, where it is on this machine."""
-    from segdeploy.core.dataset import find_samples
+def choose_inputs(manifest: Manifest, data: Path | None, split: str, images: Path | None, limit: int) -> Inputs:
+    """The pictures of --data or --images, or the default ones; at most so many, 0 for all."""
     from segdeploy.core.errors import InputError
+    from segdeploy.parity.inputs import default_pictures, pictures_of_dataset, pictures_of_folder
 
-    root = artifact.manifest.lineage.data_root
-    try:
-        return find_samples(Path(root), "val")[0].image.parent if root else None
-    except InputError:
-        return None
+    if data is not None and images is not None:
+        raise InputError(expected="--data or --images", got="both", fix="leave one of them out")
+    if images is not None:
+        return pictures_of_folder(images, limit or None)
+    if data is not None:
+        return pictures_of_dataset(data, split, manifest, limit or None)
+    return default_pictures(manifest, limit or None)
 
 
-def show_verdicts(verdicts: Sequence[tuple[Artifact, Parity]]) -> None:
-    """One row a shape, and the reason where there is none."""
-    rows = []
-    for artifact, parity in verdicts:
-        for one in parity.shapes:
-            count, height, width = one.shape
-            rows.append(
-                [
-                    artifact.name,
-                    _SHOWN.get(one.verdict, one.verdict),
-                    f"{count} x {height}x{width}",
-                    f"{one.logits_max_abs:.1e}",
-                    f"{one.logits_mean_abs:.1e}",
-                    f"{100 * one.mask_agreement:.4f} %",
-                    str(one.pixels_differ),
-                    f"{one.flip_margin_max:.1e}" if one.pixels_differ else "-",
-                ]
+def show_verdicts(verdicts: Sequence[tuple[str, Parity]]) -> None:
+    """A table of every check, what it rests on, and where a difference begins."""
+    from segdeploy.core.verdict import describe_shape
+    from segdeploy.parity.reports import told_divergence
+
+    for name, parity in verdicts:
+        rows = [
+            [
+                describe_shape(one.shape),
+                _SHOWN.get(one.verdict, one.verdict),
+                str(one.images),
+                f"{one.logits.max_abs:.1e}",
+                f"{one.logits.p99_abs:.1e}",
+                f"{one.logits.cosine:.7f}",
+                "-" if one.logits.psnr_db is None else f"{one.logits.psnr_db:.0f}",
+                f"{one.masks.differ:,}",
+                f"{one.masks.firm:,}",
+                f"{100 * one.masks.agreement:.4f} %",
+            ]
+            for one in parity.shapes
+        ]
+        if rows:
+            print_table(
+                f"{name}: logits and masks",
+                ["N x HxW", "verdict", "images", "max |d|", "p99 |d|", "cosine", "PSNR dB", "flips", "firm", "agreement"],
+                rows,
+                right=2,
+                styles=_STYLES,
             )
-        if not parity.shapes:
-            rows.append([artifact.name, _SHOWN.get(parity.verdict, parity.verdict), *["-"] * 6])
-    print_table(
-        "Parity with the checkpoint",
-        ["artifact", "verdict", "N x HxW", "max |d logit|", "mean", "mask agreement", "pixels differ", "their margin"],
-        rows,
-        right=2,
-        styles=_STYLES,
-    )
-    for artifact, parity in verdicts:
-        if parity.reason:
-            click.echo(f"{artifact.name}: {parity.verdict}: {parity.reason}")
-        else:
-            click.echo(f"{artifact.name}: {parity.verdict} on {parity.inputs}, {parity.device}")
+            for one in parity.shapes:
+                if one.reason:
+                    click.echo(f"{describe_shape(one.shape)}: {one.reason}")
+        _show_checks(name, parity)
+        click.echo(f"{name}: {parity.verdict} on {parity.inputs}, {parity.device}; against {parity.reference}")
+        if parity.seconds:
+            click.echo(f"{parity.seconds:.1f} s, of which {parity.forward_seconds:.1f} s in the models")
+        for line in told_divergence(parity):
+            click.echo(line)
 
 
-def gate(verdicts: Sequence[tuple[Artifact, Parity]], *, undecided: bool) -> None:
-    """End with exit 3 where an artifact failed, and, if asked, with 4 where one could not be verified."""
+def _show_checks(name: str, parity: Parity) -> None:
+    """The checks that the table of shapes does not show."""
+    from segdeploy.core.verdict import shape_check
+    from segdeploy.parity.reports import figures
+
+    shown = {shape_check(one.shape) for one in parity.shapes}
+    rows = [
+        [check.name, _SHOWN.get(check.verdict, check.verdict), figures(parity, check)]
+        for check in parity.checks
+        if check.name not in shown
+    ]
+    print_table(f"{name}: labels, task, determinism", ["check", "verdict", "found"], rows, right=3, styles=_STYLES)
+
+
+def gate(verdicts: Sequence[tuple[str, Parity]], *, undecided: bool) -> None:
+    """End with exit 3 where a candidate failed, and, if asked, with 4 where one could not be decided."""
     from segdeploy.core.errors import GateFailed, GateUndecided
 
-    failed = [artifact.name for artifact, parity in verdicts if parity.verdict == "failed"]
+    failed = [name for name, parity in verdicts if parity.verdict == "failed"]
     if failed:
         raise GateFailed(
             expected="outputs within the tolerance", got=f"{', '.join(failed)} failed", fix="do not ship; see the table"
         )
-    open_ = [artifact.name for artifact, parity in verdicts if parity.verdict != "passed"]
+    open_ = [f"{name} {parity.verdict}" for name, parity in verdicts if parity.verdict != "passed"]
     if open_ and undecided:
         raise GateUndecided(
-            expected="a verdict on every artifact",
-            got=f"{', '.join(open_)} could not be run here",
-            fix="verify them where they run, or name only the others",
+            expected="a verdict on every candidate",
+            got=", ".join(open_),
+            fix="see the reasons above: verify where it runs, or with more images (--limit 0)",
         )

@@ -10,7 +10,8 @@ import msgspec
 
 from segdeploy.core.errors import ArtifactError
 from segdeploy.core.files import new_folder, sha256_file, write_file
-from segdeploy.core.manifest import FileEntry, Manifest, Parity, decode_manifest, encode_manifest
+from segdeploy.core.manifest import FileEntry, Manifest, decode_manifest, encode_manifest
+from segdeploy.core.verdict import Parity
 
 MANIFEST_NAME = "manifest.json"
 
@@ -93,6 +94,13 @@ def open_artifact(folder: Path, *, check_hashes: bool = True) -> Artifact:
 def record_parity(artifact: Artifact, parity: Parity) -> Artifact:
     """Write a verdict into the artifact's manifest."""
     manifest = msgspec.structs.replace(artifact.manifest, parity=parity)
+    write_file(artifact.folder / MANIFEST_NAME, encode_manifest(manifest))
+    return Artifact(artifact.folder, manifest)
+
+
+def record_unverified(artifact: Artifact) -> Artifact:
+    """Write into the artifact's manifest that it was packed without a passed verdict; a later verdict does not take it back."""
+    manifest = msgspec.structs.replace(artifact.manifest, packed_unverified=True)
     write_file(artifact.folder / MANIFEST_NAME, encode_manifest(manifest))
     return Artifact(artifact.folder, manifest)
 

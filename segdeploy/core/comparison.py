@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from segdeploy.core.errors import GateFailed, GateUndecided
-from segdeploy.core.manifest import Struct
 from segdeploy.core.scores import Figures, Scores, mean
+from segdeploy.core.struct import Struct
 
 SCHEMA = 1
 _FLOAT = 1e-9  # 67.91 - 67.41 is a little more than 0.5

@@ -14,6 +14,7 @@ from segdeploy.core.imaging import Image, Labels
 
 _PAPER, _INK = 255, (30, 30, 30)
 _SMALLEST_TEXT, _LARGEST_TEXT = 12, 56  # pixels
+_CAPTION = 14
 
 
 def overlay(image: Image, labels: Labels, palette: Sequence[tuple[int, int, int]], *, opacity: float = 0.5) -> Image:
@@ -67,6 +68,18 @@ def with_legend(
     canvas[:height, :width] = picture
     canvas[height:, : panel.shape[1]] = panel
     return canvas
+
+
+def captioned(text: str, picture: Image) -> Image:
+    """The picture with a line of text above it, and a margin at its right, for a row of pictures."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+
+    font = _font(_CAPTION)
+    canvas = Pillow.new("RGB", (picture.shape[1] + _CAPTION // 2, picture.shape[0] + 2 * _CAPTION), (_PAPER,) * 3)
+    ImageDraw.Draw(canvas).text((2, _CAPTION // 3), _drawable(text, font), _INK, font)
+    canvas.paste(Pillow.fromarray(picture), (0, 2 * _CAPTION))
+    return np.asarray(canvas)
 
 
 @functools.lru_cache(maxsize=8)  # of a video, the legend is the same on every frame

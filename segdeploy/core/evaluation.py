@@ -15,8 +15,9 @@ import msgspec
 from segdeploy.core.artifact import Artifact
 from segdeploy.core.dataset import Sample
 from segdeploy.core.errors import InputError
-from segdeploy.core.manifest import Format, Inference, Precision, Resize, Struct
+from segdeploy.core.manifest import Format, Inference, Precision, Resize
 from segdeploy.core.metrics import ClassScore, ConfusionMatrix
+from segdeploy.core.struct import Struct
 from segdeploy.core.versions import installed_versions
 
 SCHEMA = 1

@@ -12,16 +12,13 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from segdeploy.core.errors import ArtifactError
+from segdeploy.core.struct import Struct
+from segdeploy.core.verdict import Parity
 
 SCHEMA = 1
 
 Format: TypeAlias = Literal["eager", "torchscript", "onnx", "tensorrt"]
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
-Verdict: TypeAlias = Literal["passed", "failed", "undecided", "skipped"]
-
-
-class Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Immutable, and refuses fields that it does not know."""
 
 
 class FileEntry(Struct, frozen=True):
@@ -189,57 +186,6 @@ class Target(Struct, frozen=True):
     gpu: str | None = None
 
 
-class Tolerance(Struct, frozen=True):
-    """What parity allows.
-
-    Attributes:
-        logits_max_abs: largest absolute difference of a logit, relative to the largest absolute reference logit above 1.
-        mask_agreement: least share of pixels with the same label.
-    """
-
-    logits_max_abs: float
-    mask_agreement: float
-
-
-class ShapeParity(Struct, frozen=True):
-    """The figures of one input shape.
-
-    Attributes:
-        shape: (N, H, W).
-        images: how many images were compared.
-        logits_max_abs: largest absolute difference of a logit.
-        logits_mean_abs: mean absolute difference.
-        logits_scale: largest absolute reference logit.
-        mask_agreement: share of pixels with the same label, in [0, 1].
-        pixels_differ: how many pixels differ.
-        flip_margin_max: the largest margin (top logit less the second, at input size) at which the reference held a
-            pixel that flipped; 0 where none did. A flip at a margin that the logit error explains is no defect.
-        verdict: of this shape.
-    """
-
-    shape: tuple[int, int, int]
-    images: int
-    logits_max_abs: float
-    logits_mean_abs: float
-    logits_scale: float
-    mask_agreement: float
-    pixels_differ: int
-    flip_margin_max: float
-    verdict: Verdict
-
-
-class Parity(Struct, frozen=True):
-    """A verdict on the artifact against its checkpoint, with the figures behind it."""
-
-    reference: str
-    inputs: str
-    device: str
-    tolerance: Tolerance
-    shapes: tuple[ShapeParity, ...]
-    verdict: Verdict
-    reason: str = ""
-
-
 class KeptLayer(Struct, frozen=True):
     """A layer that stayed in float32 where the rest of the model did not.
 
@@ -318,6 +264,7 @@ class Manifest(Struct, frozen=True):
     target: Target | None = None
     quantization: Quantization | None = None
     parity: Parity | None = None
+    packed_unverified: bool = False  # once packed for a server without a passed verdict, and so for ever
 
     @property
     def label(self) -> str:

@@ -10,8 +10,8 @@ import msgspec
 
 from segdeploy.core.errors import InputError
 from segdeploy.core.evaluation import EvaluationReport, decode_report, method_text
-from segdeploy.core.manifest import Struct
 from segdeploy.core.mmseg_log import parse_log
+from segdeploy.core.struct import Struct
 
 Kind: TypeAlias = Literal["evaluation", "benchmark"]
 _KINDS = {"evaluation": "an evaluation", "benchmark": "a benchmark run"}

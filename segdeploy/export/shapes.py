@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segdeploy.core.axes import bounds, nearest
 from segdeploy.core.errors import InputError
 from segdeploy.core.manifest import Axis, Bounds
 
@@ -41,22 +42,10 @@ class Shapes:
                 )
 
 
-def bounds(axis: Axis) -> tuple[int, int, int]:
-    """(min, opt, max) of any axis."""
-    return (axis.min, axis.opt, axis.max) if isinstance(axis, Bounds) else (axis, axis, axis)
-
-
 def example_shape(axes: tuple[Axis, ...]) -> tuple[int, int, int]:
     """A shape for tracing. Dynamic axes take sizes unlike one another and unlike any special case (1, multiples of 32)."""
     batch, height, width = axes[:3]
     return nearest(batch, 2), nearest(height, 90), nearest(width, 130)
-
-
-def nearest(axis: Axis, wish: int) -> int:
-    """The size that an axis takes and that lies nearest to the one wished for."""
-    low, _, high = bounds(axis)
-    step = axis.step if isinstance(axis, Bounds) else 1
-    return min(max(round(wish / step) * step, low), high)
 
 
 def choose_shapes(

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from segdeploy.core.axes import bounds
 from segdeploy.core.errors import BackendError, ExportError
 from segdeploy.core.files import sha256_file
 from segdeploy.core.manifest import Manifest, Target
@@ -15,7 +16,6 @@ from segdeploy.core.tensorrt import Flavour, import_tensorrt, local_gpu, message
 from segdeploy.export.graph import DeployGraph
 from segdeploy.export.onnx import write_onnx
 from segdeploy.export.options import Options
-from segdeploy.export.shapes import bounds
 
 # Where there is no GPU and none was named: Ada, as in the L4 and L40S that inference servers rent out.
 DEFAULT_TARGET = "sm89"

@@ -16,13 +16,15 @@ import msgspec
 from segdeploy.core.checkpoint import Checkpoint
 from segdeploy.core.errors import ConfigError, SegdeployError
 from segdeploy.core.files import write_file
-from segdeploy.core.manifest import Bounds, Parity
+from segdeploy.core.manifest import Bounds
 from segdeploy.core.model import build_model, crop_size, describe
 from segdeploy.core.random_weights import smallest_size, write_random_checkpoint
+from segdeploy.core.verdict import Parity, describe_shape
 from segdeploy.export.export import export_model
 from segdeploy.export.shapes import Shapes
-from segdeploy.export.verify import verify
 from segdeploy.export.zoo_result import Entry, FormatResult
+from segdeploy.parity.inputs import noise
+from segdeploy.parity.verify import verify
 
 _IMAGES = 2
 _LARGEST_BATCH = 4
@@ -129,7 +131,7 @@ def _attempt(
     """A result that passed, or why there is none."""
     try:
         artifact = export_model(checkpoint, fmt, folder, name="zoo", shapes=shapes)
-        parity = verify(artifact, limit=_IMAGES, shapes=tried, device="cpu", record=False)
+        parity = verify(artifact, inputs=noise(artifact.manifest, _IMAGES), shapes=tried, device="cpu", record=False)
     except SegdeployError as error:
         return _short(error.got)
     except Exception as error:  # noqa: BLE001  onnxruntime's, of a graph that cannot run at another size
@@ -142,11 +144,11 @@ def _attempt(
 def _worst(parity: Parity) -> str:
     if not parity.shapes:
         return parity.reason
-    one = max((shape for shape in parity.shapes if shape.verdict != "passed"), key=lambda shape: shape.logits_max_abs)
-    return (
-        f"parity {one.verdict} at {'x'.join(map(str, one.shape))}: logits differ by up to {one.logits_max_abs:.1e} "
-        f"of {one.logits_scale:.1f}, {100 * one.mask_agreement:.3f} % of the labels agree"
-    )
+    failed = [shape for shape in parity.shapes if shape.verdict != "passed"]
+    if not failed:
+        return "; ".join(f"{check.name}: {check.reason}" for check in parity.checks if check.verdict == "failed")
+    one = max(failed, key=lambda shape: shape.logits.max_abs)
+    return f"parity {one.verdict} at {describe_shape(one.shape)}: {one.reason}"
 
 
 def _last_line(error: Exception) -> str:

@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from segdeploy.core.errors import InputError
-from segdeploy.core.manifest import ShapeParity, Struct
+from segdeploy.core.struct import Struct
+from segdeploy.core.verdict import ShapeParity
 
 SCHEMA = 1
 Outcome: TypeAlias = Literal["exported", "not available", "not supported", "failed"]

@@ -18,8 +18,8 @@ def cells(report: ZooReport, entry: Entry) -> list[str]:
     """One entry as text, by ``columns``. What was not obtained is a dash."""
     by_format = {result.format: result for result in entry.formats}
     shapes = [shape for result in entry.formats for shape in result.parity]
-    error = max((shape.logits_max_abs / max(1.0, shape.logits_scale) for shape in shapes), default=None)
-    agreement = min((shape.mask_agreement for shape in shapes), default=None)
+    error = max((shape.logits.max_abs / max(1.0, shape.logits.scale) for shape in shapes), default=None)
+    agreement = min((shape.masks.agreement for shape in shapes), default=None)
     return [
         entry.family,
         entry.config.removeprefix("mmseg::").removeprefix(f"{entry.family}/"),

@@ -59,6 +59,11 @@ class EagerSession:
         self._logits: Any = None
 
     @property
+    def model(self) -> Any:
+        """The mmseg model, for those that look inside."""
+        return self._model
+
+    @property
     def device(self) -> str:
         """Where it runs."""
         return device_name(self._torch, self._device)

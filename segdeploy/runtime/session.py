@@ -5,6 +5,7 @@ Axes: N images, H and W of the network's input, K classes, h and w of the logits
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -88,14 +89,23 @@ def checked_images(images: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.
     Raises:
         InputError: with what was expected.
     """
-    axes = manifest.input.shape
-    if images.dtype != np.uint8 or images.ndim != len(axes):
+    if images.dtype != np.uint8 or images.ndim != len(manifest.input.shape):
         raise InputError(
             expected=f"uint8 images [N, H, W, 3] for {manifest.label}",
             got=f"{images.dtype} {list(images.shape)}",
             fix="pass decoded RGB images: normalisation is inside the graph",
         )
-    for letter, axis, size in zip("NHWC", axes, images.shape, strict=True):
+    check_shape(images.shape, manifest)
+    return np.ascontiguousarray(images)
+
+
+def check_shape(shape: Sequence[int], manifest: Manifest) -> None:
+    """Hold a shape (N, H, W, and where it is given 3) against what the artifact takes.
+
+    Raises:
+        InputError: with what was expected.
+    """
+    for letter, axis, size in zip("NHWC", manifest.input.shape, shape, strict=False):
         low, high, step = (axis.min, axis.max, axis.step) if isinstance(axis, Bounds) else (axis, axis, 1)
         if not low <= size <= high or size % step:
             multiples = f", a multiple of {step}," if step > 1 else ""
@@ -106,4 +116,3 @@ def checked_images(images: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.
                 got=f"{letter} = {size}",
                 fix="resize the image, or export for other shapes (--shape, --min-shape, --max-shape, --batch)",
             )
-    return np.ascontiguousarray(images)

@@ -11,7 +11,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from segdeploy.core.artifact import MANIFEST_NAME, Artifact
+from segdeploy.core.artifact import MANIFEST_NAME, Artifact, record_unverified
 from segdeploy.core.errors import ArtifactError, InputError, MissingExtraError, ServeError
 from segdeploy.core.files import new_file
 
@@ -28,7 +28,7 @@ def pack(artifact: Artifact, *, name: str, out: Path, unverified: bool = False) 
         artifact: an exported one.
         name: of the model, as it stands in the URL.
         out: the model store.
-        unverified: pack it even without a passed parity verdict.
+        unverified: pack it even without a passed parity verdict; its manifest then says so for ever.
 
     Returns:
         The archive's path.
@@ -43,6 +43,8 @@ def pack(artifact: Artifact, *, name: str, out: Path, unverified: bool = False) 
     check_packable(artifact, unverified=unverified)
     if find_spec("model_archiver") is None:
         raise MissingExtraError(package="torch-model-archiver", extra="serve", purpose="making a .mar")
+    if _verdict(artifact) != "passed":
+        artifact = record_unverified(artifact)
     target = out / f"{name}.mar"
     # The archiver builds in a fixed folder under the temp folder, where two builds of one name would collide.
     with tempfile.TemporaryDirectory(prefix="segdeploy-pack-") as scratch:
@@ -95,13 +97,16 @@ def check_packable(artifact: Artifact, *, unverified: bool) -> None:
             got=f"{classes} in {artifact.name}",
             fix="run it without a server: segdeploy predict, or segdeploy.runtime.open_session",
         )
-    verdict = artifact.manifest.parity.verdict if artifact.manifest.parity else "never verified"
-    if verdict != "passed" and not unverified:
+    if _verdict(artifact) != "passed" and not unverified:
         raise ArtifactError(
             expected=f"a passed parity verdict of {artifact.name}",
-            got=verdict,
+            got=_verdict(artifact),
             fix="run: segdeploy verify, or pass --unverified to serve it all the same",
         )
+
+
+def _verdict(artifact: Artifact) -> str:
+    return artifact.manifest.parity.verdict if artifact.manifest.parity else "never verified"
 
 
 def _stage(artifact: Artifact, folder: Path) -> None:

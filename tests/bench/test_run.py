@@ -14,7 +14,7 @@ from segdeploy.bench.run import Missing, bench
 from segdeploy.bench.worker import input_batch, peak_rss_bytes
 from segdeploy.core.errors import InputError
 from segdeploy.core.imaging import read_image
-from segdeploy.core.manifest import Parity, Tolerance
+from segdeploy.core.verdict import Parity, Tolerance
 from segdeploy.runtime import open_session
 from segdeploy.runtime.evaluate import evaluate
 
@@ -125,7 +125,7 @@ def test_a_data_set_without_labelled_pixels_has_no_miou(tiny_artifact, samples):
 @pytest.mark.parametrize("verdict", ["passed", "failed", "undecided", "skipped"])
 def test_parity_is_the_manifests_verdict(tiny_artifact, verdict):
     """The benchmark repeats what was proven, and proves nothing itself."""
-    tolerance = Tolerance(logits_max_abs=1e-4, mask_agreement=1.0)
+    tolerance = Tolerance(logits_max_abs=1e-4, mask_agreement=1.0, miou_points=0.1)
     parity = Parity(reference="r", inputs="i", device="cpu", tolerance=tolerance, shapes=(), verdict=verdict)
     assert bench([tiny_artifact(parity=parity)], QUICK).rows[0].parity == verdict
 

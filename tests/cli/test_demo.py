@@ -7,8 +7,8 @@ import pytest
 from segdeploy.cli.demo_journal import Journal, fingerprint
 from segdeploy.cli.demo_report import DemoReport, problems
 from segdeploy.cli.demo_stages import Places, Served, Trained, clear
-from segdeploy.core.manifest import Parity, Tolerance
 from segdeploy.core.metrics import Evaluation
+from segdeploy.core.verdict import Parity, Tolerance
 
 
 class Stages:
@@ -95,7 +95,7 @@ def test_clear_removes_only_what_the_demo_has_made(tmp_path):
 
 
 def report(miou=85.0, verdict="passed", identical=12):
-    tolerance = Tolerance(logits_max_abs=1e-4, mask_agreement=1.0)
+    tolerance = Tolerance(logits_max_abs=1e-4, mask_agreement=1.0, miou_points=0.1)
     parity = Parity(reference="r", inputs="i", device="cpu", tolerance=tolerance, shapes=(), verdict=verdict)
     evaluation = Evaluation(miou=miou, macc=miou, aacc=miou, classes=(), images=40)
     served = Served("upernet.mar", 12, identical, 12 - identical)

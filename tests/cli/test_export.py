@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,9 @@ def test_export_and_proof(main, checkpoint_path):
     for fmt in ("torchscript", "onnx"):
         manifest = open_artifact(Path("exports/tiny") / f"{fmt}-fp32").manifest
         assert manifest.parity.verdict == "passed"
-        assert manifest.parity.inputs == "6 images of val"
+        assert re.fullmatch(r"all 6 labelled images of \w+, val", manifest.parity.inputs)
         assert f"exports/tiny/{fmt}-fp32  " in ended.out
-        assert f"tiny/{fmt}-fp32: passed on 6 images of val, cpu" in ended.out
+        assert re.search(rf"tiny/{fmt}-fp32: passed on all 6 labelled images of \w+, val, cpu", ended.out)
     assert "N 1..16, H 32..160, W 32..160" in ended.out
     assert "next: segdeploy" in ended.out
     assert sorted(path.name for path in Path("exports/tiny").iterdir()) == ["onnx-fp32", "torchscript-fp32"]
@@ -38,7 +39,9 @@ def test_lower_precisions(main, checkpoint_path, exported_before):
             "--max-shape", "256x256",
         )  # fmt: skip
         assert ended.status == 0, ended.err + ended.out
-        assert f"tiny/onnx-{precision}: passed on 6 images of val, cpu" in ended.out
+        # Labels flip at borders, and six pictures are too few to say what that does to mIoU.
+        assert re.search(rf"tiny/onnx-{precision}: undecided on all 6 labelled images of \w+, val, cpu", ended.out)
+        assert "6 labelled images are too few for an interval" in ended.out
         assert f"layers in {precision}" in ended.out
         assert "ranges from 2 images, val of " in ended.out
         shown = main("inspect", f"exports/tiny/onnx-{precision}").out

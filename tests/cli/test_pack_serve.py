@@ -19,7 +19,7 @@ import pytest
 
 from segdeploy.core.artifact import open_artifact, record_parity
 from segdeploy.core.errors import ServeError
-from segdeploy.core.manifest import Parity, Tolerance
+from segdeploy.core.verdict import Parity, Tolerance
 
 pytest.importorskip("model_archiver", reason="torch-model-archiver is not installed")
 pytest.importorskip("ts", reason="torchserve is not installed")
@@ -33,7 +33,7 @@ def export(onnx_artifact, tmp_path):
         artifact = open_artifact(Path(shutil.copytree(onnx_artifact.folder, tmp_path / "exports" / name / "onnx-fp32")))
         os.utime(artifact.model_path, (time.time() - age_s,) * 2)
         if verdict:
-            tolerance = Tolerance(logits_max_abs=1e-4, mask_agreement=1.0)
+            tolerance = Tolerance(logits_max_abs=1e-4, mask_agreement=1.0, miou_points=0.1)
             record_parity(
                 artifact,
                 Parity(reference="test", inputs="none", device="cpu", tolerance=tolerance, shapes=(), verdict=verdict),

@@ -6,7 +6,7 @@ import pytest
 
 from segdeploy.core.artifact import find_artifacts, open_artifact, record_parity, write_artifact
 from segdeploy.core.errors import ArtifactError, InputError
-from segdeploy.core.manifest import Parity, Tolerance
+from segdeploy.core.verdict import Parity, Tolerance
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_file_in_the_folders_place(write, tmp_path):
 def test_record_parity(write):
     """A verdict lands in the manifest on disk, and changes nothing else."""
     artifact = write()
-    tolerance = Tolerance(logits_max_abs=1e-4, mask_agreement=0.9999)
+    tolerance = Tolerance(logits_max_abs=1e-4, mask_agreement=0.9999, miou_points=0.1)
     parity = Parity(reference="r", inputs="i", device="cpu", tolerance=tolerance, shapes=(), verdict="skipped", reason="x")
     assert record_parity(artifact, parity) == open_artifact(artifact.folder)
     again = open_artifact(artifact.folder).manifest

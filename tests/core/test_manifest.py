@@ -6,34 +6,41 @@ from segdeploy.core.errors import ArtifactError
 from segdeploy.core.manifest import (
     Bounds,
     KeptLayer,
-    Parity,
     QualityDrop,
     Quantization,
-    ShapeParity,
     Target,
-    Tolerance,
     decode_manifest,
     encode_manifest,
 )
+from segdeploy.core.verdict import FlipFigures, LogitFigures, Parity, ShapeParity, Tolerance
 
 
 def full(make_manifest):
     shape = ShapeParity(
         shape=(1, 16, 24),
         images=2,
-        logits_max_abs=1e-6,
-        logits_mean_abs=1e-7,
-        logits_scale=3.5,
-        mask_agreement=1.0,
-        pixels_differ=0,
-        flip_margin_max=0.0,
+        logits=LogitFigures(
+            max_abs=1e-6,
+            mean_abs=1e-7,
+            p99_abs=5e-7,
+            scale=3.5,
+            relative_l2=1e-7,
+            cosine=1.0,
+            psnr_db=None,
+            decades=((-7, 12), (-6, 3)),
+            class_max_abs=(1e-6, 1e-7, 0.0),
+            not_finite=0,
+        ),
+        masks=FlipFigures(
+            pixels=99, differ=2, agreement=97 / 99, band=1, interior=1, firm=0, margin_max=1e-6, classes=(2, 0, 0)
+        ),
         verdict="passed",
     )
     parity = Parity(
         reference="eager",
         inputs="2 images",
         device="cpu",
-        tolerance=Tolerance(logits_max_abs=1e-4, mask_agreement=0.9999),
+        tolerance=Tolerance(logits_max_abs=1e-4, mask_agreement=0.9999, miou_points=0.1),
         shapes=(shape,),
         verdict="passed",
     )

@@ -10,7 +10,7 @@ from segdeploy.core.manifest import Bounds
 from segdeploy.export import export
 from segdeploy.export.export import FORMATS, export_model, exporter
 from segdeploy.export.shapes import Shapes, example_shape
-from segdeploy.export.verify import verify
+from segdeploy.parity.verify import verify
 from segdeploy.runtime import open_session
 
 # N, H, W: the crop, odd, portrait, landscape, the smallest and the largest; batches of one to three.

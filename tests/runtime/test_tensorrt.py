@@ -261,7 +261,7 @@ def test_a_real_engine_on_a_gpu(gpu, checkpoint_path, tmp_path):
     from segdeploy.core.checkpoint import load_checkpoint
     from segdeploy.export.export import export_model
     from segdeploy.export.shapes import choose_shapes
-    from segdeploy.export.verify import verify
+    from segdeploy.parity.verify import verify
 
     shapes = choose_shapes((64, 96), tensorrt=True, largest="256x256")
     artifact = export_model(load_checkpoint(checkpoint_path), "tensorrt", tmp_path / "engine", name="tiny", shapes=shapes)

@@ -12,7 +12,7 @@ import pytest
 
 from segdeploy.core.artifact import Artifact, record_parity, write_artifact
 from segdeploy.core.errors import ArtifactError, InputError
-from segdeploy.core.manifest import Parity, Tolerance
+from segdeploy.core.verdict import Parity, Tolerance
 from segdeploy.serve.archive import HANDLER, pack
 
 
@@ -21,7 +21,7 @@ def verdict(word):
         reference="test",
         inputs="none",
         device="cpu",
-        tolerance=Tolerance(logits_max_abs=1e-4, mask_agreement=1.0),
+        tolerance=Tolerance(logits_max_abs=1e-4, mask_agreement=1.0, miou_points=0.1),
         shapes=(),
         verdict=word,
     )

@@ -30,7 +30,7 @@ def test_layout(synthetic):
     """The lists name exactly the images and label maps that lie in VOC's folders."""
     voc = synthetic / "VOCdevkit" / "VOC2012"
     lists = {p.stem: p.read_text().split() for p in (voc / "ImageSets" / "Segmentation").iterdir()}
-    assert {name: len(stems) for name, stems in lists.items()} == {"train": 8, "val": 4, "trainval": 12}
+    assert {name: len(stems) for name, stems in lists.items()} == {"train": 8, "val": 5, "trainval": 13}
     assert lists["trainval"] == lists["train"] + lists["val"]
     assert {p.stem for p in (voc / "JPEGImages").glob("*.jpg")} == set(lists["trainval"])
     assert {p.stem for p in (voc / "SegmentationClass").glob("*.png")} == set(lists["trainval"])

@@ -1,12 +1,14 @@
+"""Figures and verdicts of one shape, against numpy and torch on the same arrays."""
+
 import msgspec
 import numpy as np
 import pytest
 
-from segdeploy.core.manifest import ShapeParity, Tolerance
-from segdeploy.core.parity import Outputs, ShapeComparison, overall
+from segdeploy.core.verdict import ShapeParity, Tolerance, worst
+from segdeploy.parity.comparison import Outputs, ShapeComparison
 
 SHAPE = (2, 32, 48)
-TOLERANCE = Tolerance(logits_max_abs=1e-4, mask_agreement=0.9999)
+TOLERANCE = Tolerance(logits_max_abs=1e-4, mask_agreement=0.9999, miou_points=0.1)
 
 
 def masks(logits):
@@ -18,48 +20,60 @@ def masks(logits):
 
 
 @pytest.fixture
+def four(make_manifest):
+    """A manifest of four classes."""
+    return make_manifest(classes=("a", "b", "c", "d"))
+
+
+@pytest.fixture
 def outputs():
     logits = np.random.default_rng(0).normal(0, 3, (SHAPE[0], 4, 8, 12)).astype(np.float32)
     return Outputs(masks(logits), logits)
 
 
-def compare(reference, candidate, tolerance=TOLERANCE):
-    comparison = ShapeComparison(SHAPE, tolerance, align_corners=False)
-    comparison.add(reference, candidate)
-    return comparison.result()
+@pytest.fixture
+def compare(four):
+    """Compares one batch."""
+
+    def run(reference, candidate, tolerance=TOLERANCE):
+        comparison = ShapeComparison(SHAPE, tolerance, four)
+        comparison.add(reference, candidate)
+        return comparison.result()
+
+    return run
 
 
-def test_equal_outputs_pass(outputs):
+def test_equal_outputs_pass(outputs, compare):
     """No difference: all figures are zero."""
     result = compare(outputs, outputs)
     assert result.verdict == "passed"
-    assert (result.logits_max_abs, result.logits_mean_abs, result.pixels_differ, result.flip_margin_max) == (0, 0, 0, 0)
-    assert result.mask_agreement == 1
+    assert (result.logits.max_abs, result.logits.mean_abs, result.masks.differ, result.masks.margin_max) == (0, 0, 0, 0)
+    assert result.masks.agreement == 1
     assert result.images == 2
-    assert result.logits_scale == pytest.approx(float(np.abs(outputs.logits).max()))
+    assert result.logits.scale == pytest.approx(float(np.abs(outputs.logits).max()))
 
 
-def test_rounding_passes(outputs):
+def test_rounding_passes(outputs, compare):
     """Noise of float32's rounding, with the flips that it causes itself, is no fault."""
     noise = np.random.default_rng(1).normal(0, 1e-6, outputs.logits.shape).astype(np.float32)
     logits = outputs.logits + noise
     assert compare(outputs, Outputs(masks(logits), logits)).verdict == "passed"
 
 
-def test_the_figures_are_the_differences(outputs):
+def test_the_figures_are_the_differences(outputs, compare):
     """Largest, mean, share and count are what numpy says of the same arrays."""
     noise = np.random.default_rng(1).normal(0, 1, outputs.logits.shape).astype(np.float32)
     other = Outputs(masks(outputs.logits + noise), outputs.logits + noise)
     result = compare(outputs, other)
     error = np.abs((outputs.logits + noise).astype(np.float64) - outputs.logits)
     assert result.verdict == "failed"
-    assert result.logits_max_abs == pytest.approx(error.max())
-    assert result.logits_mean_abs == pytest.approx(error.mean())
-    assert result.pixels_differ == int((outputs.mask != other.mask).sum())
-    assert result.mask_agreement == pytest.approx(float((outputs.mask == other.mask).mean()))
+    assert result.logits.max_abs == pytest.approx(error.max())
+    assert result.logits.mean_abs == pytest.approx(error.mean())
+    assert result.masks.differ == int((outputs.mask != other.mask).sum())
+    assert result.masks.agreement == pytest.approx(float((outputs.mask == other.mask).mean()))
 
 
-def test_one_logit_out_of_tolerance_fails(outputs):
+def test_one_logit_out_of_tolerance_fails(outputs, compare):
     """A single logit is enough, the tolerance being relative to the largest."""
     scale = float(np.abs(outputs.logits).max())
     for factor, verdict in ((0.9, "passed"), (1.2, "failed")):
@@ -69,19 +83,19 @@ def test_one_logit_out_of_tolerance_fails(outputs):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_fail(outputs, value):
+def test_nan_and_infinity_fail(outputs, compare, value):
     """A logit that is no number is an error beyond all bounds, even where the mask is right; the verdict can be read again."""
     logits = outputs.logits.copy()
     logits[0, 0, 0, 0] = value
     result = compare(outputs, Outputs(outputs.mask, logits))
     assert result.verdict == "failed"
-    assert result.logits_max_abs > 1e38
+    assert result.logits.max_abs > 1e38
     assert msgspec.json.decode(msgspec.json.encode(result), type=ShapeParity) == result
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_in_the_reference_fails(outputs, value):
+def test_nan_in_the_reference_fails(outputs, compare, value):
     """A reference that is no number proves nothing: the verdict is no pass, even where the candidate has the same."""
     logits = outputs.logits.copy()
     logits[0, 0, 0, 0] = value
@@ -92,7 +106,7 @@ def test_nan_in_the_reference_fails(outputs, value):
         assert msgspec.json.decode(msgspec.json.encode(result), type=ShapeParity) == result
 
 
-def test_one_confident_pixel_that_flips_fails():
+def test_one_confident_pixel_that_flips_fails(four):
     """Equal logits cannot explain a flip where the reference was sure: one pixel in 65,536 is enough."""
     import torch
 
@@ -105,44 +119,45 @@ def test_one_confident_pixel_that_flips_fails():
         y, x = np.unravel_index(int(pick), margin.shape)
         flipped = mask.copy()
         flipped[0, y, x] = full[:, y, x].topk(2).indices[1]
-        comparison = ShapeComparison((1, 256, 256), TOLERANCE, align_corners=False)
+        comparison = ShapeComparison((1, 256, 256), TOLERANCE, four)
         comparison.add(Outputs(mask, logits), Outputs(flipped, logits))
         result = comparison.result()
         assert result.verdict == verdict
-        assert result.pixels_differ == 1
-        assert result.mask_agreement > TOLERANCE.mask_agreement
-        assert result.flip_margin_max == pytest.approx(float(margin[y, x]), abs=1e-5)
+        assert result.masks.differ == 1
+        assert result.masks.agreement > TOLERANCE.mask_agreement
+        assert result.masks.margin_max == pytest.approx(float(margin[y, x]), abs=1e-5)
 
 
-def test_too_many_flips_fail(outputs):
+def test_too_many_flips_fail(outputs, compare):
     """Below the least agreement the verdict is no, whatever the margins are."""
     mask = (outputs.mask + 1) % 4
     flat = Outputs(outputs.mask, np.zeros_like(outputs.logits))
     assert compare(flat, Outputs(mask.astype(np.uint8), flat.logits)).verdict == "failed"
 
 
-def test_batches_add_up(outputs):
+def test_batches_add_up(outputs, four):
     """Two batches give the worst of both and the mean over both."""
     logits = outputs.logits + np.float32(0.5)
-    comparison = ShapeComparison(SHAPE, TOLERANCE, align_corners=False)
+    comparison = ShapeComparison(SHAPE, TOLERANCE, four)
     comparison.add(outputs, outputs)
     comparison.add(outputs, Outputs(outputs.mask, logits))
     result = comparison.result()
     assert result.images == 4
-    assert result.logits_max_abs == pytest.approx(0.5, rel=1e-5)
-    assert result.logits_mean_abs == pytest.approx(0.25, rel=1e-5)
+    assert result.logits.max_abs == pytest.approx(0.5, rel=1e-5)
+    assert result.logits.mean_abs == pytest.approx(0.25, rel=1e-5)
 
 
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
     [
         ([], "skipped"),
+        (["skipped"], "skipped"),
         (["passed", "passed"], "passed"),
-        (["passed", "skipped"], "skipped"),
+        (["passed", "skipped"], "passed"),
         (["skipped", "undecided", "passed"], "undecided"),
         (["undecided", "failed", "passed"], "failed"),
     ],
 )
 def test_the_worst_verdict_counts(verdicts, expected):
-    """What was skipped is never counted as passed."""
-    assert overall(verdicts) == expected
+    """What was skipped decides nothing: skipped alone is no pass, and takes nothing from what was found."""
+    assert worst(verdicts) == expected

@@ -9,54 +9,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.manifest import Verdict
+from segdeploy.core.verdict import ClassDifference, TaskParity, Verdict
 
 _REPLICATES = 2000
 _CONFIDENCE = 0.95
 # Fewer images than this say nothing of how much the next ones would differ; the interval would only look narrow.
 _FEWEST_IMAGES = 10
-
-
-class ClassDifference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """IoU of one class, in per cent; None where it occurs in neither labels nor masks."""
-
-    name: str
-    reference: float | None
-    candidate: float | None
-
-
-class TaskParity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The task's verdict.
-
-    Attributes:
-        images: how many were labelled.
-        miou_reference: in per cent; None where no class occurs.
-        miou_candidate: likewise.
-        low: the least difference (candidate less reference, in points) that the data allow, at 95 % confidence; None where
-            there are too few images to say.
-        high: the largest, likewise.
-        epsilon: how many points count as none.
-        images_needed: about how many images would show that equal models are equal; None where it is decided.
-        classes: each.
-        verdict: ``passed`` where the whole interval lies within epsilon, ``failed`` where it lies wholly outside, else
-            ``undecided``.
-        reason: why, in words.
-    """
-
-    images: int
-    miou_reference: float | None
-    miou_candidate: float | None
-    low: float | None
-    high: float | None
-    epsilon: float
-    images_needed: int | None
-    classes: tuple[ClassDifference, ...]
-    verdict: Verdict
-    reason: str
 
 
 class PairedBootstrap:

@@ -8,40 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.logit_error import LARGEST
+from segdeploy.core.verdict import FlipFigures
+from segdeploy.parity.logits import LARGEST
 
 # Half the width of the band along the reference's own borders, in pixels: there the margin passes through zero.
 BAND_PIXELS = 3
-
-
-class FlipFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Pixels that changed their label.
-
-    Attributes:
-        pixels: how many were compared.
-        differ: how many differ.
-        agreement: the share that does not, in [0, 1].
-        band: how many of those that differ lie within ``BAND_PIXELS`` of a border between the reference's labels.
-        interior: how many do not.
-        firm: how many the reference held by more than twice the image's largest logit error, so that no logit error
-            explains them: the mask was made from the logits in another way.
-        margin_max: the largest margin (best logit less the second best, at input size) of a pixel that differs; 0 where
-            none does.
-        classes: how many of each reference label differ.
-    """
-
-    pixels: int
-    differ: int
-    agreement: float
-    band: int
-    interior: int
-    firm: int
-    margin_max: float
-    classes: tuple[int, ...]
 
 
 class FlipCount:
@@ -67,7 +41,7 @@ class FlipCount:
         self._pixels += flipped.size
         if margin is None or not flipped.any():
             return
-        margin = np.where(np.isfinite(margin), margin, LARGEST)
+        margin = np.where(np.isfinite(margin), margin, LARGEST).astype(np.float64)
         self._differ += int(flipped.sum())
         self._band += int((flipped & border_band(reference)).sum())
         self._firm += int((margin > 2 * error).sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from segdeploy.core.task_parity import PairedBootstrap
+from segdeploy.parity.task import PairedBootstrap
 
 NAMES = ("a", "b", "c")
 

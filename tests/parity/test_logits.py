@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cosine
 
-from segdeploy.core.logit_error import LARGEST, LogitErrors
+from segdeploy.parity.logits import LARGEST, LogitErrors
 
 
 def batches(spread=1e-3, count=5):

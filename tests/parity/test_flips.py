@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import distance_transform_cdt
 
-from segdeploy.core.flips import BAND_PIXELS, FlipCount, border_band
+from segdeploy.parity.flips import BAND_PIXELS, FlipCount, border_band
 
 
 def blobs():

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 
-import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from segdeploy.core.imaging import Logits
+from segdeploy.core.verdict import LogitFigures
 
 # Stands for an infinite error: JSON has no infinity, and a verdict must be readable again.
 LARGEST = float(np.finfo(np.float32).max)
@@ -19,35 +20,6 @@ LARGEST = float(np.finfo(np.float32).max)
 _BINS_A_DECADE = 50
 _LOWEST_DECADE, _HIGHEST_DECADE = -9, 3
 _BINS = (_HIGHEST_DECADE - _LOWEST_DECADE) * _BINS_A_DECADE
-
-
-class LogitFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Differences of logits.
-
-    Attributes:
-        max_abs: the largest absolute difference.
-        mean_abs: the mean of them.
-        p99_abs: 99 % of them lie at or below this, to 5 % of its value.
-        scale: the largest absolute reference logit.
-        relative_l2: length of the difference over length of the reference, both as one vector.
-        cosine: of the angle between the two.
-        psnr_db: peak signal to noise, the peak being ``scale``; None where there is no difference.
-        decades: how many differences have which order of magnitude: (-5, n) for 1e-5 up to 1e-4; the first also counts all
-            that are smaller, the last all that are larger.
-        class_max_abs: the largest of each class.
-        not_finite: how many values of the candidate are NaN or infinite where the reference's are not, or the reverse.
-    """
-
-    max_abs: float
-    mean_abs: float
-    p99_abs: float
-    scale: float
-    relative_l2: float
-    cosine: float
-    psnr_db: float | None
-    decades: tuple[tuple[int, int], ...]
-    class_max_abs: tuple[float, ...]
-    not_finite: int
 
 
 class LogitErrors:
@@ -59,13 +31,13 @@ class LogitErrors:
         self._bins = np.zeros(_BINS, np.int64)
         self._class_max = np.zeros(0)
 
-    def add(self, reference: Logits, candidate: Logits) -> float:
+    def add(self, reference: Logits, candidate: Logits) -> NDArray[np.float64]:
         """Count the differences of one batch, float32 [N, K, h, w] each.
 
         A NaN or an infinity on either side is the largest difference there is.
 
         Returns:
-            The largest difference of this batch.
+            The largest difference of each image, [N].
         """
         ours, theirs = candidate.astype(np.float64), reference.astype(np.float64)
         finite = np.isfinite(ours) & np.isfinite(theirs)
@@ -84,7 +56,7 @@ class LogitErrors:
         self._bins += np.bincount(np.clip(places, 0, _BINS - 1).astype(np.int64).ravel(), minlength=_BINS)
         by_class = error.max(axis=(0, 2, 3))
         self._class_max = np.maximum(self._class_max, by_class) if self._class_max.size else by_class
-        return float(by_class.max())
+        return np.asarray(error.max(axis=(1, 2, 3)))
 
     def figures(self) -> LogitFigures:
         """Everything counted so far; at least one batch."""

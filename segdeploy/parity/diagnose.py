@@ -1,0 +1,153 @@
+"""Where a candidate that failed leaves the reference: before the network, inside it, behind it, or between two runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from segdeploy.core.artifact import Artifact
+from segdeploy.core.imaging import Image, Labels, Logits, reduce_logits, resize_logits
+from segdeploy.core.manifest import Manifest
+from segdeploy.core.verdict import Divergence, Parity
+from segdeploy.parity.eager_probe import eager_layers
+from segdeploy.parity.judge import WorstImage
+from segdeploy.parity.layers import Layer, compare_layers, relative_error
+from segdeploy.parity.sessions import Recorder, filled
+from segdeploy.runtime import Session
+from segdeploy.runtime.eager import EagerSession
+
+# A change of the input or of the order of classes is taken for the fault where it leaves no more than this of the error.
+_MUCH_CLOSER = 0.2
+
+
+def diagnose(parity: Parity, worst: WorstImage | None, candidate: Recorder, original: Session) -> Divergence:
+    """Find the part at fault.
+
+    Args:
+        parity: a verdict of ``failed``.
+        worst: the image that differs most; None where none does.
+        candidate: the model that failed, still open.
+        original: the reference, still open. Stored outputs tell less: nobody can look inside them.
+    """
+    unstable = parity.determinism is not None and parity.determinism.verdict == "failed"
+    if unstable or worst is None or worst.logits is None:
+        return _of_runs(parity)
+    manifest = candidate.base.manifest
+    shapes_failed = any(shape.verdict == "failed" for shape in parity.shapes)
+    if shapes_failed and _logits_differ(parity):
+        return _inside(worst, candidate, original)
+    if shapes_failed or (parity.labels and parity.labels.verdict == "failed"):
+        place = "in the graph" if shapes_failed else "on the way to the picture's own size"
+        told = wrong_resize(worst.logits, worst.candidate, manifest) or "the resize or the argmax differs"
+        return Divergence(stage="postprocessing", module="", detail=f"the logits agree, the labels do not: {place}, {told}")
+    return _of_runs(parity)
+
+
+def wrong_resize(logits: Logits, candidate: Labels, manifest: Manifest) -> str:
+    """Which known mistake makes a candidate's labels from the reference's logits; empty where none does.
+
+    Args:
+        logits: the reference's [K, h, w].
+        candidate: its labels [H, W].
+        manifest: how it should have been done.
+    """
+    height, width = candidate.shape
+    cutoff = manifest.postprocess.cutoff
+    align = manifest.postprocess.align_corners
+
+    def at_size(aligned: bool) -> Labels:
+        return reduce_logits(resize_logits(logits[None], height, width, align_corners=aligned), cutoff)[0]
+
+    def nearest() -> Labels:
+        small = reduce_logits(logits[None], cutoff)[0]
+        rows = np.arange(height) * small.shape[0] // height
+        columns = np.arange(width) * small.shape[1] // width
+        return np.asarray(small[rows][:, columns])
+
+    known: tuple[tuple[str, Callable[[], Labels]], ...] = (
+        (f"the logits are resized with align_corners={not align} instead of {align}", lambda: at_size(not align)),
+        ("labels are resized by nearest where logits should be, bilinear", nearest),
+    )
+    own = float((at_size(align) == candidate).mean())
+    found = [(float((make() == candidate).mean()), text) for text, make in known]
+    best, text = max(found)
+    return text if best > max(own, 0.999) or (best > own and 1 - best < (1 - own) / 4) else ""
+
+
+def _of_runs(parity: Parity) -> Divergence:
+    if parity.determinism is not None and parity.determinism.verdict == "failed":
+        return Divergence(stage="runtime", module="", detail=parity.determinism.reason)
+    if parity.task is not None and parity.task.verdict == "failed":
+        return Divergence(
+            stage="precision", module="", detail="no single image differs beyond the tolerance; over all of them mIoU does"
+        )
+    return Divergence(stage="unknown", module="", detail="no image tells where")
+
+
+def _logits_differ(parity: Parity) -> bool:
+    return any(
+        shape.logits.not_finite or shape.logits.max_abs > parity.tolerance.logits_max_abs * max(1.0, shape.logits.scale)
+        for shape in parity.shapes
+    )
+
+
+def _inside(worst: WorstImage, candidate: Recorder, original: Session) -> Divergence:
+    assert worst.logits is not None
+    artifact = candidate.base
+    manifest = artifact.manifest
+    candidate.begin(manifest.preprocess.resize)
+    ours, swapped = (_logits(candidate, image) for image in (worst.image, worst.image[..., ::-1]))
+    error = relative_error(worst.logits[None], ours)
+    if error is not None and (relative_error(worst.logits[None], swapped) or error) < _MUCH_CLOSER * error:
+        detail = "with red and blue exchanged in the input it agrees: the channels are swapped"
+        return Divergence(stage="preprocessing", module="", detail=detail)
+    find = _finder(artifact)
+    if find is None or not isinstance(original, EagerSession):
+        why = f"{manifest.format} shows no layers" if find is None else "stored outputs show no layers"
+        detail = f"the logits differ; {why}: verify the ONNX export of the same checkpoint, where mmseg is, to see which"
+        return Divergence(stage="graph", module="", detail=detail)
+    batch = filled(worst.image[None], manifest)
+    found = compare_layers(eager_layers(original, batch), find(artifact, batch), manifest.precision)
+    if found is None:
+        detail = "every layer agrees while it is watched: the runtime's own optimisation of the graph makes the difference"
+        return Divergence(stage="runtime", module="", detail=detail)
+    exchanged = _exchanged(worst.logits, ours[0], manifest.classes)
+    return msgspec.structs.replace(found, detail=f"{found.detail}; {exchanged}") if exchanged else found
+
+
+def _logits(candidate: Recorder, image: Image) -> Logits:
+    logits = candidate.run(np.ascontiguousarray(image)[None]).logits
+    assert logits is not None
+    return logits
+
+
+def _exchanged(reference: Logits, candidate: Logits, classes: tuple[str, ...]) -> str:
+    """Which classes are in one another's place, where that is all that is wrong; empty where it is not."""
+    count = len(reference)
+    if count < 2 or not np.isfinite(candidate).all():
+        return ""
+    theirs, ours = (logits.reshape(count, -1).astype(np.float64) for logits in (reference, candidate))
+    distances = ((theirs[:, None] - ours[None]) ** 2).sum(-1)  # [K, K]
+    order = distances.argmin(1)
+    if sorted(order) != list(range(count)) or (order == np.arange(count)).all():
+        return ""
+    if distances[np.arange(count), order].sum() > _MUCH_CLOSER**2 * np.trace(distances):
+        return ""
+    moved = [classes[index] for index in range(count) if order[index] != index]
+    return f"the classes {', '.join(moved)} are in one another's place"
+
+
+def _finder(artifact: Artifact) -> Callable[[Artifact, NDArray[np.uint8]], list[Layer]] | None:
+    match artifact.manifest.format:
+        case "onnx":
+            from segdeploy.parity.onnx_probe import onnx_layers
+
+            return onnx_layers
+        case "torchscript":
+            from segdeploy.parity.torchscript_probe import torchscript_layers
+
+            return torchscript_layers
+    return None

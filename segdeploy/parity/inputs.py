@@ -1,0 +1,110 @@
+"""The pictures that parity is judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from segdeploy.core.axes import bounds
+from segdeploy.core.dataset import Sample, find_samples, read_label
+from segdeploy.core.errors import InputError
+from segdeploy.core.imaging import Image, Labels, encode_png, list_images, read_image, resize_image
+from segdeploy.core.manifest import Manifest
+
+_NOISE_IMAGES = 8
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, read when it is needed.
+
+    Attributes:
+        name: for tables.
+        read: gives its pixels, uint8 [H, W, 3] RGB.
+        encoded: gives a file of it, as a server takes it.
+        truth: gives its label map [H, W]; None where there is none.
+    """
+
+    name: str
+    read: Callable[[], Image]
+    encoded: Callable[[], bytes]
+    truth: Callable[[], Labels] | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Pictures, and what to call them in a verdict."""
+
+    described: str
+    pictures: tuple[Picture, ...]
+
+
+def pictures_of_folder(folder: Path, limit: int | None = None) -> Inputs:
+    """The images of a folder, without labels; with a limit so many of them, evenly spaced: neighbours are often alike.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = _spread(list_images(folder), limit)
+    pictures = tuple(Picture(path.stem, partial(read_image, path), path.read_bytes) for path in found)
+    return Inputs(f"{len(found)} images of {folder.name}", pictures)
+
+
+def pictures_of_dataset(root: Path, split: str, manifest: Manifest, limit: int | None = None) -> Inputs:
+    """The labelled images of a data set, likewise.
+
+    Raises:
+        InputError: there is no such data set or split.
+    """
+    samples = find_samples(root, split)
+    chosen = _spread(samples, limit)
+    some = f"{len(chosen)} of {len(samples)}" if len(chosen) < len(samples) else f"all {len(samples)}"
+    return Inputs(f"{some} labelled images of {root.name}, {split}", tuple(_labelled(sample, manifest) for sample in chosen))
+
+
+def default_pictures(manifest: Manifest, limit: int | None = None) -> Inputs:
+    """The validation set that the model's config names, where it is on this machine; else seeded noise."""
+    root = manifest.lineage.data_root
+    if root:
+        try:
+            return pictures_of_dataset(Path(root), "val", manifest, limit)
+        except InputError:
+            pass  # the config's data set lies elsewhere; the verdict says what was taken instead
+    return noise(manifest, limit)
+
+
+def noise(manifest: Manifest, limit: int | None = None) -> Inputs:
+    """Seeded noise of two scales: coarse blobs make masks with regions, fine grain reaches the first layers."""
+    (_, height, _), (_, width, _) = (bounds(axis) for axis in manifest.input.shape[1:3])
+    random = np.random.default_rng(0)
+    coarse = [random.integers(0, 256, (6, 6, 3), dtype=np.uint8) for _ in range(_NOISE_IMAGES)]
+    fine = random.integers(-20, 20, (_NOISE_IMAGES, height, width, 3))
+    images = [
+        np.clip(resize_image(blob, height, width).astype(np.int64) + grain, 0, 255).astype(np.uint8)
+        for blob, grain in zip(coarse, fine, strict=True)
+    ][:limit]
+    pictures = tuple(
+        Picture(f"noise-{index}", partial(_same, image), partial(encode_png, image)) for index, image in enumerate(images)
+    )
+    return Inputs(f"{len(images)} images of seeded noise", pictures)
+
+
+def _labelled(sample: Sample, manifest: Manifest) -> Picture:
+    truth = partial(read_label, sample.label, reduce_zero_label=manifest.reduce_zero_label)
+    return Picture(sample.name, partial(read_image, sample.image), sample.image.read_bytes, truth)
+
+
+def _spread(found: Sequence[T], limit: int | None) -> list[T]:
+    if limit is None or limit >= len(found):
+        return list(found)
+    return [found[index * len(found) // limit] for index in range(limit)]
+
+
+def _same(image: Image) -> Image:
+    return image

@@ -1,0 +1,178 @@
+"""Layers of two models side by side: the first whose output differs, and what each adds to the error.
+
+A layer is what has weights: a convolution or a matrix product with them. Everything else (pooling, resizing, activations,
+sums) lies between layers, and shows in what the next layer is given.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segdeploy.core.manifest import Precision
+from segdeploy.core.verdict import Divergence, LayerError, Stage
+
+# From this relative error on a layer counts as different. In float32 layers agree to about 1e-6; an fp16 or int8 model
+# collects its rounding from layer to layer, and is judged by what each layer adds.
+_LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1e-1}
+_QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One run of one layer.
+
+    Attributes:
+        module: its path in the checkpoint; empty where the format does not know it.
+        op: what it is.
+        given: its input.
+        made: its output; of the reference also that of a normalisation behind it, which exporters fold into the layer.
+        between: the operations between the layers before and this one, as (module, op); empty where nobody knows.
+    """
+
+    module: str
+    op: str
+    given: NDArray[Any]
+    made: tuple[NDArray[Any], ...]
+    between: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Pair:
+    theirs: Layer
+    ours: Layer
+    given: float | None  # relative errors; None where they are not finite
+    made: float | None
+
+
+def compare_layers(reference: Sequence[Layer], candidate: Sequence[Layer], precision: Precision) -> Divergence | None:
+    """Where the candidate leaves the reference; None where every layer agrees.
+
+    Args:
+        reference: its layers, in the order in which they ran.
+        candidate: likewise; matched by module, or by order where it does not know its modules.
+        precision: of the candidate.
+    """
+    pairs = _match(reference, candidate)
+    if pairs is None:
+        return Divergence(
+            stage="graph",
+            module="",
+            detail=f"the candidate runs {len(candidate)} layers with weights, the reference {len(reference)}: "
+            "it is another network",
+        )
+    limit = _LIMITS[precision]
+    first = pairs[0]
+    if _differs(first.given, limit):
+        detail = (
+            f"the first layer, {first.theirs.module}, is given another input ({_percent(first.given)} off): normalisation, "
+        )
+        return Divergence(stage="preprocessing", module="", detail=detail + "channel order or padding differ")
+    layers = _worst(pairs)
+    for index, pair in enumerate(pairs):
+        found = _at(pair, pairs[:index], layers, precision)
+        if found is not None:
+            return found
+    if precision != "fp32" and layers and _differs(layers[0].added, limit):
+        return Divergence(
+            stage="precision",
+            module=layers[0].module,
+            detail=f"the layer that adds most to the error in {precision}",
+            layers=layers,
+        )
+    return None
+
+
+def _at(pair: _Pair, before: Sequence[_Pair], layers: tuple[LayerError, ...], precision: Precision) -> Divergence | None:
+    """Whether the difference begins at this layer, or right before it."""
+    limit = _LIMITS[precision]
+    if _differs(pair.given, limit) and not _explained(pair.given, before):
+        return _between(pair, layers, precision)
+    if pair.made is None:
+        detail = f"its output is not finite in {precision}"
+        detail += "" if precision == "fp32" else ": it leaves the range of the type"
+        stage: Stage = "graph" if precision == "fp32" else "precision"
+        return Divergence(stage=stage, module=pair.theirs.module, detail=detail, layers=layers)
+    if precision == "fp32" and pair.made > limit:
+        detail = f"the first layer whose output differs ({_percent(pair.made)} off), its input being right"
+        return Divergence(stage="graph", module=pair.theirs.module, detail=detail, layers=layers)
+    return None
+
+
+def relative_error(reference: NDArray[Any], candidate: NDArray[Any]) -> float | None:
+    """Length of the difference over length of the reference; None where one is not finite; infinite shapes' difference too."""
+    if reference.shape != candidate.shape:
+        return float("inf")
+    a, b = reference.astype(np.float64), candidate.astype(np.float64)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return None
+    return float(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-12))
+
+
+def _match(reference: Sequence[Layer], candidate: Sequence[Layer]) -> list[_Pair] | None:
+    known = all(layer.module for layer in candidate)
+    if not known:
+        chosen = list(zip(reference, candidate, strict=True)) if len(reference) == len(candidate) else None
+    else:
+        runs = defaultdict(list)
+        for layer in reference:
+            runs[layer.module].append(layer)
+        chosen = [(runs[layer.module].pop(0), layer) for layer in candidate if runs[layer.module]]
+    if not chosen:
+        return None
+    return [_pair(theirs, ours) for theirs, ours in chosen]
+
+
+def _pair(theirs: Layer, ours: Layer) -> _Pair:
+    errors = [relative_error(made, ours.made[0]) for made in theirs.made]
+    made = min((error for error in errors if error is not None), default=None)
+    return _Pair(theirs, ours, relative_error(theirs.given, ours.given), made)
+
+
+def _differs(error: float | None, limit: float) -> bool:
+    return error is None or error > limit
+
+
+def _explained(given: float | None, before: Sequence[_Pair]) -> bool:
+    """Whether a layer before has made an error of that size: what this one is given may then be no more than that."""
+    errors = [pair.made for pair in before]
+    if None in errors:
+        return True
+    return given is not None and given <= 2 * max((error for error in errors if error is not None), default=0.0)
+
+
+def _between(pair: _Pair, layers: tuple[LayerError, ...], precision: Precision) -> Divergence:
+    places = [module for module, _ in pair.ours.between if module]
+    inside = places[-1] if places else pair.theirs.module.rpartition(".")[0]
+    operations = ", ".join(dict.fromkeys(op for _, op in pair.ours.between)) or "operations without weights"
+    told = "is not finite" if pair.given is None else f"differs ({_percent(pair.given)} off)"
+    quantized = any(op in _QUANTIZING for _, op in pair.ours.between)
+    if precision != "fp32" and quantized:
+        detail = f"its input, as it is quantized, {told}, though every layer before is right: its scale does not fit"
+        return Divergence(stage="precision", module=pair.theirs.module, detail=detail, layers=layers)
+    return Divergence(
+        stage="precision" if pair.given is None and precision != "fp32" else "graph",
+        module=inside,
+        detail=f"what {pair.theirs.module} is given {told}, though every layer before is right: {operations} in {inside}",
+        layers=layers,
+    )
+
+
+def _worst(pairs: Sequence[_Pair]) -> tuple[LayerError, ...]:
+    rows = []
+    for pair in pairs:
+        added = None if pair.made is None or pair.given is None else max(pair.made - pair.given, 0.0)
+        relative = None if pair.made is None or not np.isfinite(pair.made) else pair.made
+        rows.append(LayerError(module=pair.theirs.module, op=pair.ours.op, relative=relative, added=added))
+    rows.sort(key=lambda row: float("inf") if row.added is None else row.added, reverse=True)
+    return tuple(rows[:_SHOWN])
+
+
+def _percent(error: float | None) -> str:
+    return "not finite" if error is None else f"{100 * error:.2g} %"

@@ -1,0 +1,164 @@
+"""Running the reference and a candidate on the same pictures: at their own sizes, at other shapes, and twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segdeploy.core.axes import bounds, nearest
+from segdeploy.core.imaging import Image, Logits, resize_image
+from segdeploy.core.manifest import Manifest
+from segdeploy.core.progress import progress_bar
+from segdeploy.core.verdict import Determinism, Tolerance
+from segdeploy.parity.inputs import Inputs, Picture
+from segdeploy.parity.judge import Judge
+from segdeploy.parity.sessions import Call, Recorder, Replay, fitted_resize
+from segdeploy.runtime.predictor import network_logits, predict_labels, prepare
+from segdeploy.runtime.session import check_shape
+
+# Beside the artifact's own best size: odd ones, portrait and landscape, below and above, since a size that is no multiple of
+# the network's stride is where pooling and resizing go wrong. As (N, height, width) with sides relative to the best size.
+_RELATIVE_SHAPES = ((1, 1.0, 1.0), (1, 0.63, 0.87), (2, 1.31, 0.71), (3, 0.5, 0.5), (1, 1.47, 1.93), (2, 0.77, 1.29))
+# With how many pictures a default shape is tried: it is there to find what goes wrong with the shape, not with the picture.
+_PICTURES_A_SHAPE = 2
+
+
+def default_shapes(manifest: Manifest) -> list[tuple[int, int, int]]:
+    """(N, H, W) to verify at: the artifact's best size, and others as far as its axes are dynamic."""
+    batch, height, width = manifest.input.shape[:3]
+    found = []
+    for count, tall, wide in _RELATIVE_SHAPES:
+        shape = (
+            nearest(batch, count),
+            nearest(height, round(bounds(height)[1] * tall)),
+            nearest(width, round(bounds(width)[1] * wide)),
+        )
+        if shape not in found:
+            found.append(shape)
+    return found
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be compared.
+
+    Attributes:
+        inputs: the pictures, each at its own size.
+        shapes: (N, H, W) beside that.
+        shape_inputs: the pictures for those.
+    """
+
+    inputs: Inputs
+    shapes: tuple[tuple[int, int, int], ...]
+    shape_inputs: Inputs
+
+
+def question(manifest: Manifest, inputs: Inputs, shapes: Sequence[tuple[int, int, int]] | None) -> Question:
+    """Every picture at its own size, and at the shapes given; or two of them at ``default_shapes``.
+
+    Raises:
+        InputError: the artifact does not take one of the shapes.
+    """
+    if shapes:
+        for shape in shapes:
+            check_shape(shape, manifest)
+        return Question(inputs, tuple(shapes), inputs)
+    return Question(inputs, tuple(default_shapes(manifest)), replace(inputs, pictures=inputs.pictures[:_PICTURES_A_SHAPE]))
+
+
+def run_all(original: Recorder, candidate: Recorder | None, asked: Question, judge: Judge, label: str) -> None:
+    """Run both on everything and hand it to the judge. Without a candidate only the original runs."""
+    batches = sum(-(-len(asked.shape_inputs.pictures) // count) for count, _, _ in asked.shapes)
+    with progress_bar(label, len(asked.inputs.pictures) + batches) as advance:
+        for picture in asked.inputs.pictures:
+            _compare_own_size(original, candidate, picture, judge)
+            advance()
+        for shape in asked.shapes:
+            judge.begin_shape(shape)
+            for names, batch in _batches(asked.shape_inputs, shape):
+                theirs = _calls(original, batch)
+                if candidate is not None:
+                    judge.add_calls(names, theirs, _calls(candidate, batch))
+                advance()
+
+
+def determinism(candidate: Recorder, inputs: Inputs, tolerance: Tolerance) -> Determinism:
+    """Run one batch twice, and a picture alone and in a batch, at the artifact's best size."""
+    batch_axis, *sides = candidate.base.manifest.input.shape[:3]
+    height, width = (bounds(axis)[1] for axis in sides)
+    first, second = (_at(inputs, index, height, width) for index in (0, 1))
+    least, _, most = bounds(batch_axis)
+    once, again = (_calls(candidate, first[None])[0] for _ in range(2))
+    differ, error = _difference(once, again)
+    batched = batched_error = None
+    if least <= 1 < most:
+        both = _calls(candidate, np.stack([first, second]))[0]
+        batched, batched_error = _difference(once, both)
+    scale = float(np.abs(np.nan_to_num(_logits(once))).max())
+    allowed = tolerance.logits_max_abs * max(1.0, scale)
+    worst = max(error, batched_error or 0.0)
+    told = f"the same picture twice: {differ} labels differ"
+    told += "; the batch size is fixed" if batched is None else f"; alone and in a batch: {batched} differ"
+    return Determinism(
+        pixels=once.prediction.mask.size,
+        again=differ,
+        again_logits=error,
+        batched=batched,
+        batched_logits=batched_error,
+        verdict="passed" if worst <= allowed else "failed",
+        reason=told if worst <= allowed else f"{told}; logits differ by up to {worst:.2g}, at most {allowed:.2g}",
+    )
+
+
+def _compare_own_size(original: Recorder, candidate: Recorder | None, picture: Picture, judge: Judge) -> None:
+    """Segment a picture by mmseg's protocol, its own size first and last."""
+    image = picture.read()
+    resize = fitted_resize((candidate or original).base.manifest, image.shape[0], image.shape[1])
+    original.begin(resize)
+    theirs = predict_labels(original, image)
+    if candidate is not None:
+        candidate.begin(resize)
+        ours = predict_labels(candidate, image)
+        judge.add_picture(picture, (theirs, original.calls), (ours, candidate.calls), full_logits_of(original, image))
+
+
+def _batches(inputs: Inputs, shape: tuple[int, int, int]) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
+    """The pictures, resized, in batches of one shape, with their names."""
+    count, height, width = shape
+    for start in range(0, len(inputs.pictures), count):
+        # The last batch is filled up from the front: a static batch axis takes no other size.
+        chosen = [inputs.pictures[(start + index) % len(inputs.pictures)] for index in range(count)]
+        yield [picture.name for picture in chosen], np.stack([resize_image(one.read(), height, width) for one in chosen])
+
+
+def full_logits_of(original: Recorder, image: Image) -> Callable[[], Logits]:
+    """The reference's logits [K, H', W'] at the network's input size of what was recorded; asked where labels differ."""
+    replay = Replay(original)
+    return lambda: np.asarray(network_logits(replay, prepare(image, replay.artifact.manifest)[None])[0])
+
+
+def _at(inputs: Inputs, index: int, height: int, width: int) -> Image:
+    return resize_image(inputs.pictures[index % len(inputs.pictures)].read(), height, width)
+
+
+def _calls(recorder: Recorder, batch: NDArray[np.uint8]) -> list[Call]:
+    recorder.begin(recorder.base.manifest.preprocess.resize)
+    recorder.run(batch)
+    return recorder.calls
+
+
+def _difference(one: Call, other: Call) -> tuple[int, float]:
+    """Labels that differ in the first image, and by how much its logits do."""
+    differ = int((one.prediction.mask[0] != other.prediction.mask[0]).sum())
+    a, b = _logits(one)[0], _logits(other)[0]
+    error = np.where(np.isfinite(a) & np.isfinite(b), np.abs(a - b), 0.0)
+    return differ, float(error.max())
+
+
+def _logits(call: Call) -> NDArray[Any]:
+    assert call.prediction.logits is not None
+    return call.prediction.logits

@@ -1,0 +1,94 @@
+"""A verdict as JUnit XML for a CI's test view, and as Markdown for its summary. Views of the same checks, none left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.etree import ElementTree as ET
+
+from segdeploy.core.verdict import CHECKS, Check, FlipFigures, Parity, shape_check
+
+
+def junit(verdicts: Sequence[tuple[str, Parity]]) -> str:
+    """One suite a candidate, one case a check. Skipped is ``skipped``; what failed or could not be decided is ``failure``.
+
+    Args:
+        verdicts: (name of the candidate, its verdict).
+    """
+    root = ET.Element("testsuites", name="segdeploy verify")
+    for name, parity in verdicts:
+        checks = parity.checks
+        suite = ET.SubElement(
+            root,
+            "testsuite",
+            name=name,
+            tests=str(len(checks)),
+            failures=str(sum(check.verdict in ("failed", "undecided") for check in checks)),
+            skipped=str(sum(check.verdict == "skipped" for check in checks)),
+            errors="0",
+            time=f"{parity.seconds:.3f}",
+        )
+        for check in checks:
+            case = ET.SubElement(suite, "testcase", classname=f"parity.{name}", name=check.name)
+            if check.verdict == "skipped":
+                ET.SubElement(case, "skipped", message=check.reason)
+            elif check.verdict != "passed":
+                text = f"{check.verdict}: {check.reason}"
+                failure = ET.SubElement(case, "failure", message=text, type=check.verdict)
+                failure.text = "\n".join([text, *told_divergence(parity)])
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def markdown(verdicts: Sequence[tuple[str, Parity]]) -> str:
+    """A heading and a table a candidate."""
+    parts = ["# Parity"]
+    for name, parity in verdicts:
+        parts += [f"\n## {_cell(name)}: {parity.verdict}\n"]
+        parts += [f"Against {parity.reference}, on {parity.inputs}; {_cell(parity.device)}.\n"]
+        parts += ["| check | verdict | figures |", "|---|---|---|"]
+        parts += [f"| {_cell(check.name)} | {check.verdict} | {_cell(figures(parity, check))} |" for check in parity.checks]
+        parts += [f"\n{line}" for line in told_divergence(parity)]
+    return "\n".join(parts) + "\n"
+
+
+def figures(parity: Parity, check: Check) -> str:
+    """What a check found, in a line: its figures, and the reason where there is one."""
+    told = [
+        f"{shape.images} images; logits off by at most {shape.logits.max_abs:.1e} (mean {shape.logits.mean_abs:.1e}, "
+        f"99 % within {shape.logits.p99_abs:.1e}, cosine {shape.logits.cosine:.9f}); {describe_flips(shape.masks)}"
+        for shape in parity.shapes
+        if check.name == shape_check(shape.shape)
+    ]
+    if parity.labels is not None and check.name == CHECKS[1]:
+        told.append(f"{parity.labels.images} images; {describe_flips(parity.labels.labels)}")
+    if parity.task is not None and check.name == CHECKS[2] and parity.task.miou_reference is not None:
+        told.append(f"{parity.task.miou_reference:.2f} and {parity.task.miou_candidate:.2f} on {parity.task.images} images")
+    return "; ".join([*told, check.reason] if check.reason else told)
+
+
+def told_divergence(parity: Parity) -> list[str]:
+    """Where a difference begins, in lines; none where there is none."""
+    found = parity.divergence
+    if found is None:
+        return []
+    where = f"{found.stage}, {found.module}" if found.module else found.stage
+    lines = [f"where: {where}: {found.detail}"]
+    for layer in found.layers:
+        relative = "not finite" if layer.relative is None else f"{100 * layer.relative:.3g} % off"
+        added = "" if layer.added is None else f", of which it adds {100 * layer.added:.3g}"
+        lines.append(f"  {layer.module} ({layer.op}): {relative}{added}")
+    return lines
+
+
+def describe_flips(flips: FlipFigures) -> str:
+    """Labels that differ, in words."""
+    if not flips.differ:
+        return "all labels agree"
+    return (
+        f"{flips.differ} of {flips.pixels:,} labels differ ({flips.band} at borders, {flips.interior} inside, "
+        f"{flips.firm} where the reference was sure; margin up to {flips.margin_max:.1e})"
+    )
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

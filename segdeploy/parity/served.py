@@ -1,0 +1,179 @@
+"""A verdict on a running server: are its labels those of the checkpoint?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from segdeploy.core.artifact import Artifact
+from segdeploy.core.errors import SegdeployError, ServeError
+from segdeploy.core.imaging import Image, Labels, Logits, encode_png
+from segdeploy.core.progress import progress_bar
+from segdeploy.core.verdict import Determinism, Divergence, Parity, Tolerance, worst
+from segdeploy.parity.diagnose import wrong_resize
+from segdeploy.parity.inputs import Inputs
+from segdeploy.parity.judge import Judge
+from segdeploy.parity.measure import full_logits_of
+from segdeploy.parity.pictures import draw_worst
+from segdeploy.parity.reference import describe_reference, find_original
+from segdeploy.parity.sessions import Recorder, fitted_resize
+from segdeploy.parity.stored import StoredReference
+from segdeploy.parity.tolerance import TOLERANCES
+from segdeploy.runtime.open import Device, open_session
+from segdeploy.runtime.predictor import predict_labels
+
+Ask = Callable[[bytes], Labels]
+
+
+@dataclass(frozen=True)
+class _Served:
+    """A picture, what the reference and the server say of it, and the reference's logits at the network's input size."""
+
+    image: Image
+    theirs: Labels
+    ours: Labels
+    logits: Logits
+
+
+def verify_server(
+    url: str,
+    ask: Ask,
+    artifact: Artifact,
+    *,
+    checkpoint: Path | None = None,
+    config: str | None = None,
+    inputs: Inputs | None = None,
+    device: Device = "auto",
+    tolerance: Tolerance | None = None,
+    stored: StoredReference | None = None,
+    pictures: Path | None = None,
+    command: str = "",
+) -> Parity:
+    """Post every picture and hold the labels that come back to the reference's.
+
+    Args:
+        url: of the model, for the record.
+        ask: posts an encoded picture and gives its labels [H, W] at the picture's own size.
+        artifact: what the server is said to run: to tell the server's faults from the model's.
+        checkpoint: as ``verify`` takes it, and so the rest.
+        config: likewise.
+        inputs: likewise.
+        device: likewise.
+        tolerance: likewise.
+        stored: likewise.
+        pictures: likewise.
+        command: likewise.
+
+    Returns:
+        The verdict; logits and masks are skipped, since a server gives labels only.
+
+    Raises:
+        ServeError: no server, or another answer than labels.
+        InputError: a picture cannot be used.
+    """
+    allowed = tolerance or TOLERANCES[artifact.manifest.precision]
+    original, asked = find_original(artifact, checkpoint=checkpoint, config=config, inputs=inputs, stored=stored)
+    judge = Judge(artifact.manifest, allowed)
+    largest, served = 0.0, None
+    started = time.perf_counter()
+    with (
+        stored or open_session(original, device) as session,
+        progress_bar(f"verify {url}", len(asked.inputs.pictures)) as advance,
+    ):
+        recorder = Recorder(session)
+        for picture in asked.inputs.pictures:
+            image = picture.read()
+            recorder.begin(fitted_resize(artifact.manifest, image.shape[0], image.shape[1]))
+            theirs = predict_labels(recorder, image)
+            ours = _checked(ask(picture.encoded()), theirs, picture.name)
+            logits = full_logits_of(recorder, image)
+            share = judge.add_labels(picture, theirs, ours, logits)
+            judge.keep_worst(picture.name, image, theirs, ours, share)
+            if share > largest:
+                largest, served = share, _Served(image, theirs, ours, logits())
+            advance()
+    parity = Parity(
+        reference=describe_reference(original, stored),
+        inputs=asked.inputs.described,
+        device=url,
+        tolerance=allowed,
+        shapes=(),
+        verdict="undecided",  # until all checks are known
+        labels=judge.labels(),
+        task=judge.task(),
+        determinism=_twice(ask, asked.inputs),
+        command=command,
+        seconds=time.perf_counter() - started,
+        forward_seconds=recorder.seconds,
+    )
+    parity = msgspec.structs.replace(parity, verdict=worst(check.verdict for check in parity.checks))
+    if parity.verdict == "failed" and served is not None:
+        parity = msgspec.structs.replace(parity, divergence=_diagnose(served, artifact, ask, device))
+        if pictures is not None and judge.worst is not None:
+            draw_worst(judge.worst, artifact.manifest, pictures)
+    return parity
+
+
+def _checked(ours: Labels, theirs: Labels, name: str) -> Labels:
+    if ours.shape != theirs.shape:
+        raise ServeError(
+            expected=f"labels of {theirs.shape[1]}x{theirs.shape[0]} for '{name}'",
+            got=f"{'x'.join(map(str, ours.shape[::-1]))}",
+            fix="the server must answer at the picture's own size",
+        )
+    return ours
+
+
+def _twice(ask: Ask, inputs: Inputs) -> Determinism:
+    data = inputs.pictures[0].encoded()
+    once, again = ask(data), ask(data)
+    differ = int((once != again).sum()) if once.shape == again.shape else once.size
+    return Determinism(
+        pixels=once.size,
+        again=differ,
+        again_logits=None,
+        batched=None,
+        batched_logits=None,
+        verdict="failed" if differ else "passed",
+        reason=f"the same picture twice: {differ} labels differ; how a server batches is not seen from outside",
+    )
+
+
+def _diagnose(served: _Served, artifact: Artifact, ask: Ask, device: Device) -> Divergence:
+    """The server's own part, or the model that it runs."""
+    known = ""
+    try:
+        with open_session(artifact, device) as session:
+            here = predict_labels(session, served.image)
+    except SegdeployError:
+        pass  # the artifact runs where the server is, not here
+    else:
+        if _share(here, served.theirs) > 0.5 * _share(served.ours, served.theirs):
+            detail = f"{artifact.name} gives wrong labels here too: the model, not the server; run segdeploy verify on it"
+            return Divergence(stage="graph", module="", detail=detail)
+        known = f", while {artifact.name} here agrees with the checkpoint"
+    swapped = _ask_swapped(ask, served.image)
+    if swapped is not None and _share(served.theirs, swapped) < 0.2 * _share(served.theirs, served.ours):
+        part = "with red and blue exchanged in the picture they agree: it swaps the channels"
+    else:
+        part = (
+            wrong_resize(served.logits, served.ours, artifact.manifest)
+            or "it decodes or resizes in another way, or runs another model"
+        )
+    return Divergence(stage="server", module="", detail=f"its labels differ{known}: {part}")
+
+
+def _ask_swapped(ask: Ask, image: Image) -> Labels | None:
+    try:
+        return ask(encode_png(np.ascontiguousarray(image[..., ::-1])))
+    except SegdeployError:
+        return None
+
+
+def _share(one: Labels, other: Labels) -> float:
+    return 1.0 if one.shape != other.shape else float((one != other).mean())

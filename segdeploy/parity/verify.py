@@ -1,0 +1,139 @@
+"""A verdict on an artifact: may it replace the checkpoint that it came from?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+
+from segdeploy.core.artifact import Artifact, record_parity
+from segdeploy.core.errors import BackendError
+from segdeploy.core.files import new_folder
+from segdeploy.core.verdict import Parity, Tolerance, worst
+from segdeploy.parity.diagnose import diagnose
+from segdeploy.parity.inputs import Inputs
+from segdeploy.parity.judge import Judge
+from segdeploy.parity.measure import Question, determinism, run_all
+from segdeploy.parity.pictures import draw_worst
+from segdeploy.parity.reference import describe_reference, find_original
+from segdeploy.parity.sessions import Recorder
+from segdeploy.parity.stored import SavingSession, StoredReference
+from segdeploy.parity.tolerance import TOLERANCES
+from segdeploy.runtime import open_session
+from segdeploy.runtime.open import Device
+
+
+def verify(
+    artifact: Artifact,
+    *,
+    checkpoint: Path | None = None,
+    config: str | None = None,
+    inputs: Inputs | None = None,
+    shapes: Sequence[tuple[int, int, int]] | None = None,
+    device: Device = "auto",
+    tolerance: Tolerance | None = None,
+    stored: StoredReference | None = None,
+    pictures: Path | None = None,
+    record: bool = True,
+    command: str = "",
+) -> Parity:
+    """Run the reference and the artifact on the same images, and judge.
+
+    Args:
+        artifact: what may replace the checkpoint.
+        checkpoint: the reference; None for the one it was made from.
+        config: the checkpoint's config, where it carries none.
+        inputs: the pictures; None for ``default_pictures``.
+        shapes: (N, H, W) to try with every picture, beside the pictures' own sizes; None for ``default_shapes`` with two.
+        device: where both run.
+        tolerance: what is allowed; None for that of the artifact's precision.
+        stored: outputs of the reference from another machine, in place of running it; its pictures and shapes count.
+        pictures: a folder for pictures of the worst image, drawn where the artifact failed.
+        record: write the verdict into the artifact's manifest.
+        command: what was typed, for the record.
+
+    Returns:
+        The verdict. ``skipped``, with the reason, where the artifact cannot run on this machine.
+
+    Raises:
+        CheckpointError: the reference is gone or damaged.
+        ArtifactError: the reference is another checkpoint's.
+        InputError: a picture cannot be used.
+    """
+    original, asked = find_original(artifact, checkpoint=checkpoint, config=config, inputs=inputs, shapes=shapes, stored=stored)
+    parity = Parity(
+        reference=describe_reference(original, stored),
+        inputs=asked.inputs.described,
+        device="none",
+        tolerance=tolerance or TOLERANCES[artifact.manifest.precision],
+        shapes=(),
+        verdict="skipped",
+        command=command,
+    )
+    with ExitStack() as stack:
+        try:
+            candidate = Recorder(stack.enter_context(open_session(artifact, device)))
+        except BackendError as error:
+            parity = msgspec.structs.replace(parity, reason=str(error))
+        else:
+            session = stack.enter_context(stored or open_session(original, device))
+            judge = Judge(artifact.manifest, parity.tolerance)
+            parity = _judged(parity, Recorder(session), candidate, asked, judge)
+            if parity.verdict == "failed":
+                found = diagnose(parity, judge.worst, candidate, session)
+                parity = msgspec.structs.replace(parity, divergence=found)
+                if pictures is not None and judge.worst is not None:
+                    draw_worst(judge.worst, artifact.manifest, pictures)
+    if record:
+        record_parity(artifact, parity)
+    return parity
+
+
+def store_reference(
+    artifact: Artifact,
+    folder: Path,
+    *,
+    checkpoint: Path | None = None,
+    config: str | None = None,
+    inputs: Inputs | None = None,
+    shapes: Sequence[tuple[int, int, int]] | None = None,
+    device: Device = "auto",
+) -> StoredReference:
+    """Run the reference as ``verify`` would, and write its inputs and outputs into a folder, whole or not at all.
+
+    Args:
+        artifact: what will be verified with it; others of the same checkpoint and shapes can be too.
+        folder: a new one, or an older reference, which is replaced.
+        checkpoint: as ``verify`` takes it, and so the rest.
+        config: likewise.
+        inputs: likewise.
+        shapes: likewise.
+        device: likewise.
+    """
+    original, asked = find_original(artifact, checkpoint=checkpoint, config=config, inputs=inputs, shapes=shapes)
+    judge = Judge(artifact.manifest, TOLERANCES[artifact.manifest.precision])
+    with new_folder(folder) as temporary, open_session(original, device) as session:
+        saving = SavingSession(session, temporary)
+        run_all(Recorder(saving), None, asked, judge, f"store the reference of {artifact.name}")
+        saving.finish(asked)
+    return StoredReference(folder)
+
+
+def _judged(parity: Parity, original: Recorder, candidate: Recorder, asked: Question, judge: Judge) -> Parity:
+    started = time.perf_counter()
+    run_all(original, candidate, asked, judge, f"verify {candidate.base.name}")
+    found = msgspec.structs.replace(
+        parity,
+        device=candidate.device,
+        shapes=judge.shapes(),
+        verdict="undecided",  # until all checks are known
+        labels=judge.labels(),
+        task=judge.task(),
+        determinism=determinism(candidate, asked.inputs, parity.tolerance),
+        seconds=time.perf_counter() - started,
+        forward_seconds=original.seconds + candidate.seconds,
+    )
+    return msgspec.structs.replace(found, verdict=worst(check.verdict for check in found.checks))
