@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -73,7 +74,8 @@ def question(manifest: Manifest, inputs: Inputs, shapes: Sequence[tuple[int, int
 def run_all(original: Recorder, candidate: Recorder | None, asked: Question, judge: Judge, label: str) -> None:
     """Run both on everything and hand it to the judge. Without a candidate only the original runs."""
     batches = sum(-(-len(asked.shape_inputs.pictures) // count) for count, _, _ in asked.shapes)
-    with progress_bar(label, len(asked.inputs.pictures) + batches) as advance:
+    # NaN and infinity are judged; nobody needs to be warned of them as well.
+    with np.errstate(invalid="ignore"), progress_bar(label, len(asked.inputs.pictures) + batches) as advance:
         for picture in asked.inputs.pictures:
             _compare_own_size(original, candidate, picture, judge)
             advance()
@@ -138,7 +140,12 @@ def _batches(inputs: Inputs, shape: tuple[int, int, int]) -> Iterator[tuple[list
 def full_logits_of(original: Recorder, image: Image) -> Callable[[], Logits]:
     """The reference's logits [K, H', W'] at the network's input size of what was recorded; asked where labels differ."""
     replay = Replay(original)
-    return lambda: np.asarray(network_logits(replay, prepare(image, replay.artifact.manifest)[None])[0])
+
+    @functools.cache
+    def logits() -> Logits:
+        return np.asarray(network_logits(replay, prepare(image, replay.artifact.manifest)[None])[0])
+
+    return logits
 
 
 def _at(inputs: Inputs, index: int, height: int, width: int) -> Image:
@@ -155,8 +162,8 @@ def _difference(one: Call, other: Call) -> tuple[int, float]:
     """Labels that differ in the first image, and by how much its logits do."""
     differ = int((one.prediction.mask[0] != other.prediction.mask[0]).sum())
     a, b = _logits(one)[0], _logits(other)[0]
-    error = np.where(np.isfinite(a) & np.isfinite(b), np.abs(a - b), 0.0)
-    return differ, float(error.max())
+    finite = np.isfinite(a) & np.isfinite(b)
+    return differ, float(np.abs(np.where(finite, a, 0) - np.where(finite, b, 0)).max())
 
 
 def _logits(call: Call) -> NDArray[Any]:

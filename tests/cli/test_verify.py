@@ -1,5 +1,8 @@
 import json
+import re
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -26,8 +29,10 @@ def test_all_under_exports(main, exports, onnx_artifact, torchscript_artifact):
         "tiny/onnx-fp32": "passed",
         "tiny/torchscript-fp32": "passed",
     }
-    assert ended.out.count("passed on 6 images of val, cpu") == 2
-    assert len(figures["tiny/onnx-fp32"]["shapes"]) == 6
+    assert len(re.findall(r"passed on all 6 labelled images of \w+, val, cpu", ended.out)) == 2
+    assert len(figures["tiny/onnx-fp32"]["shapes"]) == 7
+    assert figures["tiny/onnx-fp32"]["task"]["verdict"] == "passed"
+    assert "segdeploy verify" in figures["tiny/onnx-fp32"]["command"] or "verify" in figures["tiny/onnx-fp32"]["command"]
 
 
 def test_options(main, exports, torchscript_artifact, images_folder, checkpoint_path):
@@ -37,7 +42,7 @@ def test_options(main, exports, torchscript_artifact, images_folder, checkpoint_
     ended = main("verify", "exports/tiny", *arguments, "--checkpoint", checkpoint_path, "--json", "parity.json")
     assert ended.status == 0, ended.err
     parity = json.loads(Path("parity.json").read_text())["tiny/torchscript-fp32"]
-    assert [shape["shape"] for shape in parity["shapes"]] == [[2, 40, 50], [2, 50, 40]]
+    assert [shape["shape"] for shape in parity["shapes"]] == [None, [2, 40, 50], [2, 50, 40]]
     assert parity["inputs"] == "3 images of val"
 
 
@@ -67,8 +72,8 @@ def test_what_cannot_run_is_exit_4(main, one_line, exports, torchscript_artifact
     """An engine that nothing here can run: exit 4, shown as skipped with the reason, beside an artifact that passed."""
     exports(torchscript_artifact, tensorrt_artifact)
     ended = main("verify")
-    one_line(ended, "tiny/tensorrt-fp32 could not be run here", status=4)
-    assert "tiny/tensorrt-fp32: skipped: expected an NVIDIA GPU" in ended.out
+    one_line(ended, "tiny/tensorrt-fp32 skipped", status=4)
+    assert re.search(r"logits and masks +│ skipped +│ expected an NVIDIA GPU", ended.out)
     assert "tiny/torchscript-fp32: passed" in ended.out
 
 
@@ -82,6 +87,84 @@ def test_bad_inputs(main, one_line, exports, torchscript_artifact, tmp_path):
     one_line(main("verify", "--shape", "5x5"), "H within")
     Path("other.pth").write_bytes(b"x")
     one_line(main("verify", "--checkpoint", "other.pth"), "another one at 'other.pth'")
+    one_line(main("verify", "--images", ".", "--data", "."), "--data or --images")
+    one_line(main("verify", "--reference", "."), "reference.json")
+    one_line(main("verify", "--reference", ".", "--shape", "64x96"), "--reference alone")
+    one_line(main("verify", "--agreement", "2"), "up to 1, for mask_agreement")
+    one_line(main("verify", "--url", "ftp://x"), "a model's URL")
+    one_line(main("verify", "--url", "http://127.0.0.1:9/predictions/x"), "a server at http://127.0.0.1:9")
     model = Path("exports/tiny/torchscript-fp32/model.pt")
     model.write_bytes(model.read_bytes()[:-1] + b"x")
     one_line(main("verify"), "model.pt", "changed or damaged")
+
+
+def test_reports(main, exports, onnx_artifact, images_folder):
+    """--junit and --markdown hold every check; pictures of the worst image only where something failed."""
+    from xml.etree import ElementTree as ET
+
+    exports(onnx_artifact)
+    ended = main("verify", "--images", images_folder, "--limit", "2", "--junit", "out/j.xml", "--markdown", "out/p.md")
+    assert ended.status == 0, ended.err
+    cases = list(ET.parse("out/j.xml").getroot().iter("testcase"))
+    assert len(cases) == 10
+    assert [case.get("name") for case in cases if case.find("skipped") is not None] == ["mIoU"]
+    assert Path("out/p.md").read_text().count("| passed |") == 9
+    assert not Path("parity").exists()
+
+
+def test_a_worst_image(main, exports, onnx_artifact, images_folder):
+    """A tolerance that nothing meets: exit 3, where it begins, and the picture under --pictures."""
+    exports(onnx_artifact)
+    ended = main("verify", "--images", images_folder, "--limit", "2", "--logits-tolerance", "1e-12", "--pictures", "drawn")
+    assert ended.status == 3
+    assert "where: " in ended.out
+    assert Path("drawn/tiny/onnx-fp32/worst.png").is_file()
+
+
+def test_across_machines(main, exports, onnx_artifact, torchscript_artifact):
+    """--save-reference stores while it verifies; --reference gives the same verdict without the checkpoint."""
+    exports(onnx_artifact, torchscript_artifact)
+    assert main("verify", "exports/tiny/onnx-fp32", "--limit", "3", "--save-reference", "stored").status == 0
+    ended = main("verify", "exports/tiny/torchscript-fp32", "--reference", "stored", "--checkpoint", "gone.pth")
+    assert ended.status == 0, ended.err
+    assert "against stored outputs of eager" in ended.out
+    assert "3 of 6 labelled images" in ended.out
+
+
+@pytest.fixture
+def server(onnx_artifact):
+    """The artifact behind HTTP, without TorchServe: its URL."""
+    from segdeploy.runtime import open_session
+    from segdeploy.serve.predictor import Predictor
+
+    with open_session(onnx_artifact, "cpu", 1) as session:
+        predictor = Predictor(session)
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                (answer,) = predictor.answer([self.rfile.read(int(self.headers["Content-Length"]))])
+                self.send_response(answer.status)
+                self.end_headers()
+                self.wfile.write(answer.body)
+
+            def log_message(self, *_):
+                """Not into the test's output."""
+
+        listening = HTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.server_port}/predictions/tiny"
+        listening.shutdown()
+        thread.join()
+        listening.server_close()
+
+
+def test_a_server(main, exports, one_line, onnx_artifact, torchscript_artifact, server):
+    """--url posts the pictures and holds the answers to the checkpoint; which artifact it runs must be said."""
+    exports(onnx_artifact, torchscript_artifact)
+    one_line(main("verify", "--url", server), "one ARTIFACT with --url")
+    ended = main("verify", "exports/tiny/onnx-fp32", "--url", server, "--json", "p.json")
+    assert ended.status == 0, ended.err
+    parity = json.loads(Path("p.json").read_text())[server]
+    assert parity["verdict"] == parity["labels"]["verdict"] == parity["task"]["verdict"] == "passed"
+    assert json.loads(Path("exports/tiny/onnx-fp32/manifest.json").read_text())["parity"] is None

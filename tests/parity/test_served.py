@@ -1,0 +1,150 @@
+"""Servers, right and wrong, without HTTP: what is posted, and what comes back. test_verify.py of the command asks over HTTP."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from segdeploy.core.errors import ServeError
+from segdeploy.core.imaging import decode_image, resize_image
+from segdeploy.parity.inputs import pictures_of_dataset
+from segdeploy.parity.served import verify_server
+from segdeploy.runtime import open_session
+from segdeploy.runtime.predictor import predict_labels
+
+URL = "http://127.0.0.1:8080/predictions/tiny"
+
+
+@pytest.fixture(scope="module")
+def session(onnx_artifact):
+    with open_session(onnx_artifact, "cpu", 1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ask(onnx_artifact, labelled_root):
+    """Verifies a server on the labelled pictures: (what answers) -> verdict."""
+
+    def run(answer, **options):
+        inputs = pictures_of_dataset(labelled_root, "val", onnx_artifact.manifest)
+        return verify_server(URL, answer, onnx_artifact, inputs=inputs, device="cpu", **options)
+
+    return run
+
+
+def right(session):
+    return lambda data: predict_labels(session, decode_image(data, "body")).astype(np.uint8)
+
+
+def test_a_right_server_passes(ask, session):
+    """Through the same artifact: no label differs; logits are skipped, and said to be."""
+    parity = ask(right(session))
+    assert parity.verdict == "passed"
+    assert parity.labels.labels.differ == 0
+    assert parity.task.verdict == "passed"
+    assert [check.verdict for check in parity.checks] == ["skipped", "passed", "passed", "passed"]
+    assert "labels only" in parity.checks[0].reason
+    assert parity.device == URL
+
+
+def swapped_channels(session):
+    return lambda data: predict_labels(session, np.ascontiguousarray(decode_image(data, "body")[..., ::-1])).astype(np.uint8)
+
+
+def nearest_labels(session):
+    """Labels at the network's size, brought to the picture's own by nearest: what torchvision's Resize of a mask does."""
+
+    def answer(data):
+        image = decode_image(data, "body")
+        small = resize_image(image, 64, 96)
+        mask = session.run(small[None]).mask[0]
+        return cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+
+    return answer
+
+
+def other_resize(session):
+    """The picture is squeezed to a square before the network, in another way than the checkpoint was tested."""
+
+    def answer(data):
+        image = decode_image(data, "body")
+        labels = predict_labels(session, resize_image(image, 64, 64))
+        return cv2.resize(labels.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+
+    return answer
+
+
+def lossy(session):
+    """Labels sent as a JPEG would be: values between classes at every border."""
+
+    def answer(data):
+        labels = right(session)(data)
+        stream = io.BytesIO()
+        Image.fromarray(labels * 50).save(stream, "JPEG", quality=30)
+        return (np.array(Image.open(stream)) / 50).round().astype(np.uint8)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (swapped_channels, "it swaps the channels"),
+        (nearest_labels, "agrees with the checkpoint"),
+        (other_resize, "agrees with the checkpoint"),
+        (lossy, "agrees with the checkpoint"),
+    ],
+)
+def test_a_wrong_server(ask, session, tmp_path, fault, words):
+    """The server is at fault, not the artifact that it runs, and the worst picture is drawn."""
+    parity = ask(fault(session), pictures=tmp_path)
+    assert parity.verdict == "failed"
+    assert parity.divergence.stage == "server"
+    assert words in parity.divergence.detail
+    assert (tmp_path / "worst.png").is_file()
+
+
+def test_a_server_that_changes_its_mind(ask, session):
+    """The same picture, another answer."""
+    times = iter(range(1000))
+
+    def answer(data):
+        labels = right(session)(data)
+        labels[0, 0] = next(times) % 2
+        return labels
+
+    parity = ask(answer)
+    assert parity.determinism.verdict == parity.verdict == "failed"
+    assert parity.determinism.again == 1
+
+
+def test_a_server_of_another_size(ask, session):
+    """Labels that are not of the picture's size are another answer than labels."""
+    with pytest.raises(ServeError, match="the picture's own size"):
+        ask(lambda data: right(session)(data)[:-1])
+
+
+def test_the_model_not_the_server(ask, session, onnx_artifact, tmp_path):
+    """A faulty artifact served rightly: the verdict sends the user to the artifact."""
+    import onnx
+    from onnx import numpy_helper
+
+    from segdeploy.core.artifact import write_artifact
+
+    def write(folder):
+        model = onnx.load(onnx_artifact.model_path)
+        bias = next(one for one in model.graph.initializer if one.name == "decode_head.conv_seg.bias")
+        values = numpy_helper.to_array(bias).copy()
+        values[1] += 5
+        bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+        onnx.save(model, folder / "model.onnx")
+        return onnx_artifact.manifest
+
+    faulty = write_artifact(tmp_path / "faulty", write)
+    with open_session(faulty, "cpu", 1) as running:
+        parity = verify_server(URL, right(running), faulty, device="cpu")
+    assert parity.verdict == "failed"
+    assert parity.divergence.stage == "graph"
+    assert "run segdeploy verify on it" in parity.divergence.detail
