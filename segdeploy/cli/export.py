@@ -22,8 +22,29 @@ _VERIFY_IMAGES = 16
 @click.option("--multiple", default=1, show_default=True, type=click.IntRange(min=1), help="What H and W are multiples of.")
 @click.option("--batch", metavar="N|MIN:OPT:MAX", help="Images a batch.")
 @click.option("--opset", default=18, show_default=True, help="Of ONNX.")
-@click.option("--target", "targets", multiple=True, help="TensorRT: compile ahead of time for this GPU, such as sm89.")
+@click.option(
+    "--profile",
+    "profiles",
+    metavar="MIN:OPT:MAX",
+    multiple=True,
+    help="TensorRT: a range of [Nx]HxW to compile for; may be repeated. Other formats take the range that spans them.",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="SM,...",
+    help="TensorRT: compile ahead of time for these GPUs, such as sm89 or sm86,sm120.",
+)
 @click.option("--workspace", "workspace_mib", type=click.IntRange(min=1), help="TensorRT: scratch memory in MiB.")
+@click.option(
+    "--typing",
+    type=click.Choice(["strong", "weak"]),
+    default="strong",
+    show_default=True,
+    help="TensorRT 10: weak lets it choose where to lower the precision; strong, all that 11 knows, leaves it to the graph.",
+)
+@click.option("--timing-cache", type=click.Path(path_type=Path), help="TensorRT: by default a file in the user's cache folder.")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8"]),
@@ -64,8 +85,11 @@ def command(
     multiple: int,
     batch: str | None,
     opset: int,
+    profiles: tuple[str, ...],
     targets: tuple[str, ...],
     workspace_mib: int | None,
+    typing: str,
+    timing_cache: Path | None,
     precision: str,
     calib: Path | None,
     calib_images: int,
@@ -83,22 +107,32 @@ def command(
 
     Without TARGET: the newest checkpoint under work_dirs/. With --random-weights TARGET is a config.
     """
-    from segdeploy.cli.inspect import describe_quantization
+    from segdeploy.cli.inspect import describe_engine, describe_quantization
     from segdeploy.cli.verify import choose_inputs, gate, show_verdicts
     from segdeploy.core.checkpoint import load_checkpoint
     from segdeploy.core.errors import InputError
     from segdeploy.core.model import crop_size, default_name
     from segdeploy.core.random_weights import random_checkpoint_path, write_random_checkpoint
     from segdeploy.core.targets import newest_checkpoint
-    from segdeploy.export.export import check_precision, export_model, exporter
+    from segdeploy.export.export import check_build, check_precision, export_model, exporter
     from segdeploy.export.options import Calibration, Options
     from segdeploy.export.shapes import choose_shapes
     from segdeploy.parity.verify import verify as run_verify
 
     checked_name(name)
+    options = Options(
+        opset,
+        targets,
+        workspace_mib << 20 if workspace_mib else None,
+        typing=typing,  # type: ignore[arg-type]  # click.Choice holds it
+        timing_cache=timing_cache,
+        precision=precision,  # type: ignore[arg-type]  # click.Choice holds it
+        calibration=Calibration(calib, data, calib_images, max_miou_drop, keep),
+    )
     for fmt in formats:
         exporter(fmt)  # an unknown name or a missing package is said before any work
         check_precision(fmt, precision)
+        check_build(fmt, options)
     if random_weights:
         if target is None:
             raise InputError(expected="a config as TARGET with --random-weights", got="none", fix="name one")
@@ -110,13 +144,6 @@ def command(
             fix = "pass a .pth file, or add --random-weights to export the config untrained"
             raise InputError(expected="a checkpoint as TARGET", got=f"the config '{path}'", fix=fix)
         checkpoint = load_checkpoint(path, config)
-    options = Options(
-        opset,
-        targets,
-        workspace_mib << 20 if workspace_mib else None,
-        precision=precision,  # type: ignore[arg-type]  # click.Choice holds it
-        calibration=Calibration(calib, data, calib_images, max_miou_drop, keep),
-    )
     verdicts = []
     for fmt in formats:
         shapes = choose_shapes(
@@ -126,6 +153,7 @@ def command(
             smallest=min_shape,
             best=opt_shape,
             largest=max_shape,
+            profiles=profiles,
             batch=batch,
             multiple=multiple,
         )
@@ -135,7 +163,7 @@ def command(
         artifact = export_model(checkpoint, fmt, folder, name=called, shapes=shapes, options=options)
         size_mb = artifact.manifest.files[0].bytes / 1e6
         click.echo(f"{artifact.folder}  {size_mb:.1f} MB  {_describe(artifact.manifest.input.shape)}")
-        for line in describe_quantization(artifact.manifest):
+        for line in [*describe_quantization(artifact.manifest), *describe_engine(artifact.manifest)]:
             click.echo(f"  {line}")
         if verify:
             inputs = choose_inputs(artifact.manifest, None, "val", images, _VERIFY_IMAGES)

@@ -54,9 +54,10 @@ def command(artifact: Path, as_json: bool) -> None:
         "parity": ("never verified" if parity is None else parity.verdict)
         + (" (was packed without a passed verdict)" if manifest.packed_unverified else ""),
     }
+    more_of = {"precision": describe_quantization(manifest), "target": describe_engine(manifest)}
     width = max(map(len, facts))
     for name, value in facts.items():
-        first, *more = [value, *describe_quantization(manifest)] if name == "precision" else [value]
+        first, *more = [value, *more_of.get(name, [])]
         click.echo(f"{name:<{width}}  {first}")
         for line in more:
             click.echo(f"{'':<{width}}  {line}")
@@ -82,3 +83,18 @@ def describe_quantization(manifest: Manifest) -> list[str]:
             f"{cost.kept_back:.2f} as it is, on {cost.images} images; budget {cost.budget:g} points"
         )
     return lines + [f"kept in fp32: {layer.name} ({layer.op}): {layer.reason}" for layer in made.kept]
+
+
+def describe_engine(manifest: Manifest) -> list[str]:
+    """How a TensorRT engine was compiled, for which shapes, and the line that compiles it with NVIDIA's tool; nothing else."""
+    from segdeploy.core.engine import profile_text, trtexec_command
+
+    engine, tools = manifest.engine, manifest.toolchain
+    if engine is None:
+        return []
+    limit = f", workspace {engine.workspace_bytes >> 20} MiB" if engine.workspace_bytes is not None else ""
+    return [
+        f"{tools.tensorrt_flavour} {tools.tensorrt}, {engine.typing}ly typed{limit}",
+        *(f"profile {index}: {profile_text(profile)}" for index, profile in enumerate(engine.profiles)),
+        f"the same with NVIDIA's tool, in this folder: {trtexec_command(manifest)}",
+    ]

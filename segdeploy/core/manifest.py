@@ -7,7 +7,7 @@ head's output, K classes.
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
@@ -186,6 +186,28 @@ class Target(Struct, frozen=True):
     gpu: str | None = None
 
 
+class Profile(Struct, frozen=True):
+    """The shapes (N, H, W) that a TensorRT engine was compiled for, each axis from min to max, and tuned for: opt."""
+
+    min: tuple[int, int, int]
+    opt: tuple[int, int, int]
+    max: tuple[int, int, int]
+
+
+class Engine(Struct, frozen=True):
+    """How a TensorRT engine is compiled from the ONNX file beside it.
+
+    Attributes:
+        profiles: in TensorRT's order; one at least. The input's axes span them all.
+        typing: ``strong`` where the graph sets the precision of every tensor, ``weak`` where TensorRT 10 chose it.
+        workspace_bytes: what its tactics may use at most; None for TensorRT's own default.
+    """
+
+    profiles: Annotated[tuple[Profile, ...], msgspec.Meta(min_length=1)]
+    typing: Literal["strong", "weak"] = "strong"
+    workspace_bytes: int | None = None
+
+
 class KeptLayer(Struct, frozen=True):
     """A layer that stayed in float32 where the rest of the model did not.
 
@@ -262,6 +284,7 @@ class Manifest(Struct, frozen=True):
     lineage: Lineage
     toolchain: Toolchain
     target: Target | None = None
+    engine: Engine | None = None
     quantization: Quantization | None = None
     parity: Parity | None = None
     packed_unverified: bool = False  # once packed for a server without a passed verdict, and so for ever

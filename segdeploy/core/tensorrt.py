@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ class Flavour:
     version: str
     module: Any
     cuda_version: str | None = None
+
+    @property
+    def major(self) -> int:
+        """The first part of the version."""
+        return int(self.version.split(".")[0])
 
 
 @dataclass(frozen=True)
@@ -65,9 +71,18 @@ def import_tensorrt(*, prefer_rtx: bool, only: str | None = None) -> Flavour:
     raise MissingExtraError(package=wanted, extra=extra, purpose="TensorRT engines")
 
 
+def known_targets(flavour: Flavour) -> list[str]:
+    """The GPU architectures (``sm89``) that it compiles for ahead of time; none where it cannot."""
+    capabilities = getattr(flavour.module, "ComputeCapability", None)
+    return [name.lower() for name in capabilities.__members__ if name.startswith("SM")] if capabilities else []
+
+
 def local_gpu() -> Gpu | None:
-    """The first GPU of this machine, asked of the driver without loading CUDA; None where there is none."""
+    """The GPU that CUDA would take first, asked of the driver without loading CUDA; None where there is none."""
     query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:  # CUDA's first device is then another than the driver's, or there is none
+        query.append(f"--id={visible.split(',')[0].strip() or -1}")
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -88,8 +103,10 @@ class Messages:
 
     @property
     def last(self) -> str:
-        """The last error, or that there was none."""
-        return self.errors[-1] if self.errors else "no message from TensorRT"
+        """The last error that is not only the missing driver's, or that there was none."""
+        # Where there is no driver, TensorRT-RTX logs that beside every error of its own: it is not what went wrong.
+        telling = [text for text in self.errors if "cudaError 35" not in text]
+        return (telling or self.errors or ["no message from TensorRT"])[-1]
 
 
 @contextmanager

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
+
 from segdeploy.core.artifact import Artifact, write_artifact
 from segdeploy.core.checkpoint import Checkpoint
 from segdeploy.core.errors import BackendError, MissingExtraError
-from segdeploy.core.manifest import Manifest
+from segdeploy.core.manifest import Engine, Manifest
 from segdeploy.core.model import build_model, describe
 from segdeploy.export.options import Options
 from segdeploy.export.shapes import Shapes
@@ -69,6 +71,19 @@ def check_precision(fmt: str, precision: str) -> None:
         raise MissingExtraError(package=str(error.name), extra="onnx", purpose=f"making {precision} models") from error
 
 
+def check_build(fmt: str, options: Options) -> None:
+    """Refuse, before any work, what TensorRT cannot build here.
+
+    Raises:
+        BackendError: it is not installed or too old, or does not compile for the target or in the way that was asked for.
+        InputError: the timing cache cannot be written.
+    """
+    if fmt == "tensorrt":
+        from segdeploy.export.tensorrt import plan_build
+
+        plan_build(options)
+
+
 def export_model(
     checkpoint: Checkpoint,
     fmt: str,
@@ -98,6 +113,7 @@ def export_model(
     write = exporter(fmt)
     options = options or Options()
     check_precision(fmt, options.precision)
+    check_build(fmt, options)
     manifest = describe(
         checkpoint,
         name=name,
@@ -107,6 +123,9 @@ def export_model(
         height=shapes.height,
         width=shapes.width,
     )
+    if fmt == "tensorrt":
+        engine = Engine(profiles=shapes.profiles, typing=options.typing, workspace_bytes=options.workspace_bytes)
+        manifest = msgspec.structs.replace(manifest, engine=engine)
     from segdeploy.export.graph import DeployGraph
 
     graph = DeployGraph(build_model(checkpoint), manifest).eval()

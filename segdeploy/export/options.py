@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from segdeploy.core.manifest import Precision
 
@@ -35,6 +36,8 @@ class Options:
         opset: of ONNX.
         targets: GPU architectures to compile an engine for ahead of time (``sm89``); empty for the GPU of this machine.
         workspace_bytes: how much scratch memory TensorRT's tactics may use; None for its own default.
+        typing: ``strong``: the ONNX graph sets every precision. ``weak``: TensorRT 10 chooses where it may lower it.
+        timing_cache: where TensorRT keeps what it measured; None for a file of its own in the user's cache folder.
         precision: of the arithmetic.
         calibration: for a precision below fp32.
     """
@@ -42,5 +45,7 @@ class Options:
     opset: int = 18
     targets: tuple[str, ...] = ()
     workspace_bytes: int | None = None
+    typing: Literal["strong", "weak"] = "strong"
+    timing_cache: Path | None = None
     precision: Precision = "fp32"
     calibration: Calibration = field(default_factory=Calibration)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from segdeploy.core.axes import bounds, nearest
 from segdeploy.core.errors import InputError
-from segdeploy.core.manifest import Axis, Bounds
+from segdeploy.core.manifest import Axis, Bounds, Profile
 
 _DEFAULT_SMALLEST_SIDE = 32
 _DEFAULT_LARGEST_SIDE = 2048
@@ -18,11 +19,25 @@ _TENSORRT_LARGEST_BATCH = 4
 
 @dataclass(frozen=True)
 class Shapes:
-    """The axes N, H and W: a number each where static, Bounds where dynamic."""
+    """The axes N, H and W: a number each where static, Bounds where dynamic.
+
+    Attributes:
+        batch: N.
+        height: H in pixels.
+        width: W in pixels.
+        chosen: the ranges that they span, where several were asked for.
+    """
 
     batch: Axis
     height: Axis
     width: Axis
+    chosen: tuple[Profile, ...] = field(default=(), kw_only=True)
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        """What TensorRT compiles for: the ranges that were asked for, or one that is all of the axes."""
+        (n, n_opt, n_max), (h, h_opt, h_max), (w, w_opt, w_max) = map(bounds, (self.batch, self.height, self.width))
+        return self.chosen or (Profile(min=(n, h, w), opt=(n_opt, h_opt, w_opt), max=(n_max, h_max, w_max)),)
 
     def __post_init__(self) -> None:
         for letter, axis in (("N", self.batch), ("H", self.height), ("W", self.width)):
@@ -32,13 +47,13 @@ class Shapes:
                 raise InputError(
                     expected=f"multiples of {step} for {letter}",
                     got=f"min {low}, opt {opt}, max {high}",
-                    fix="correct --min-shape, --opt-shape, --max-shape or --multiple",
+                    fix="correct the sizes or --multiple",
                 )
             if not 1 <= low <= opt <= high:
                 raise InputError(
                     expected=f"1 <= min <= opt <= max for {letter}",
                     got=f"min {low}, opt {opt}, max {high}",
-                    fix="correct --batch, --min-shape, --opt-shape or --max-shape",
+                    fix="correct --batch, --profile, --min-shape, --opt-shape or --max-shape",
                 )
 
 
@@ -56,6 +71,7 @@ def choose_shapes(
     smallest: str | None = None,
     best: str | None = None,
     largest: str | None = None,
+    profiles: Sequence[str] = (),
     batch: str | None = None,
     multiple: int = 1,
 ) -> Shapes:
@@ -68,6 +84,7 @@ def choose_shapes(
         smallest: ``HxW``.
         best: ``HxW`` to optimise for.
         largest: ``HxW``.
+        profiles: ``MIN:OPT:MAX``, each ``HxW`` or ``NxHxW``, or one of these for all three. The axes span them all.
         batch: ``N`` for a fixed batch or ``MIN:OPT:MAX``.
         multiple: what a dynamic height and width are multiples of.
 
@@ -78,7 +95,13 @@ def choose_shapes(
         raise InputError(
             expected="--shape, or --min-shape, --opt-shape and --max-shape", got="both", fix="leave one of them out"
         )
+    if profiles and (static or smallest or best or largest):
+        raise InputError(
+            expected="--profile alone", got="--shape, --min-shape, --opt-shape or --max-shape too", fix="leave one of them out"
+        )
     images = _batch(batch, _TENSORRT_LARGEST_BATCH if tensorrt else _DEFAULT_LARGEST_BATCH)
+    if profiles:
+        return _span([_profile(text, images, multiple) for text in profiles], multiple)
     if static:
         height, width = parse_size(static, "--shape")
         return Shapes(images, height, width)
@@ -103,6 +126,43 @@ def parse_size(text: str, option: str) -> tuple[int, int]:
     if not (x and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise InputError(expected=f"HxW for {option}, such as 512x512", got=f"'{text}'", fix="correct it")
     return int(height), int(width)
+
+
+def _profile(text: str, batch: Axis, multiple: int) -> Profile:
+    shapes = [_sides(part) for part in text.split(":")]
+    shapes = shapes * 3 if len(shapes) == 1 else shapes
+    ranks = {len(sides) for sides in shapes}
+    if len(shapes) != 3 or ranks not in ({2}, {3}) or not all(map(all, shapes)):
+        raise InputError(
+            expected="--profile MIN:OPT:MAX or one shape, each HxW or NxHxW, such as 1x256x256:4x512x512:8x1024x1024",
+            got=f"'{text}'",
+            fix="correct it",
+        )
+    low, opt, high = (
+        (sides[0], sides[1], sides[2]) if len(sides) == 3 else (count, sides[0], sides[1])
+        for count, sides in zip(bounds(batch), shapes, strict=True)
+    )
+    # As axes, however narrow: that they are in order, and multiples, is checked there.
+    Shapes(*(Bounds(min=low[i], opt=opt[i], max=high[i], step=multiple if i else 1) for i in range(3)))
+    return Profile(min=low, opt=opt, max=high)
+
+
+def _sides(text: str) -> list[int]:
+    return [int(side) if side.isdecimal() else 0 for side in text.lower().split("x")]
+
+
+def _span(profiles: Sequence[Profile], multiple: int) -> Shapes:
+    """The axes from the least to the largest of all profiles; what is best for the first is taken to be best."""
+    axes = [
+        _axis(
+            min(one.min[i] for one in profiles),
+            profiles[0].opt[i],
+            max(one.max[i] for one in profiles),
+            multiple if i else 1,
+        )
+        for i in range(3)
+    ]
+    return Shapes(*axes, chosen=tuple(profiles))
 
 
 def _batch(text: str | None, largest: int) -> Axis:

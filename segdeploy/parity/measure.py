@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.core.axes import bounds, nearest
+from segdeploy.core.engine import choose_profile
 from segdeploy.core.imaging import Image, Logits, resize_image
 from segdeploy.core.manifest import Manifest
 from segdeploy.core.progress import progress_bar
@@ -40,6 +41,9 @@ def default_shapes(manifest: Manifest) -> list[tuple[int, int, int]]:
         )
         if shape not in found:
             found.append(shape)
+    if manifest.engine is not None:  # between its profiles there may be shapes that none of them takes
+        found = [shape for shape in found if choose_profile(manifest.engine, shape) is not None]
+        found += [profile.opt for profile in manifest.engine.profiles if profile.opt not in found]
     return found
 
 

@@ -1,7 +1,8 @@
-"""The little of CUDA that an engine needs: one stream, named device buffers that only grow, copies."""
+"""The little of CUDA that an engine needs: one stream, named device buffers that only grow, copies, a captured graph."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,18 @@ from numpy.typing import NDArray
 
 from segdeploy.core.errors import BackendError
 
+_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+
 
 class Cuda:
-    """One stream and its buffers. ``close`` frees them."""
+    """One stream, its buffers and its graph. ``close`` frees them."""
 
     def __init__(self) -> None:
         from cuda.bindings import runtime
 
         self._runtime: Any = runtime
         self._buffers: dict[str, tuple[int, int]] = {}  # name -> (address, capacity in bytes)
+        self._graph: Any = None
         self.stream: int = int(self._call(runtime.cudaStreamCreate()))
 
     def upload(self, name: str, values: NDArray[Any]) -> None:
@@ -53,8 +57,41 @@ class Cuda:
         """Wait for the stream."""
         self._call(self._runtime.cudaStreamSynchronize(self.stream))
 
+    def capture(self, enqueue: Callable[[], bool]) -> bool:
+        """Record what ``enqueue`` puts on the stream as a CUDA graph, without running it.
+
+        The graph holds the addresses that the work reads and writes: no buffer may grow after this.
+
+        Args:
+            enqueue: as it would run, and has run once before; False where it failed.
+
+        Returns:
+            Whether there is a graph now. Work that cannot be captured (it allocates, or waits) leaves the stream as it was.
+        """
+        runtime = self._runtime
+        self._call(runtime.cudaStreamBeginCapture(self.stream, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal))
+        try:
+            done = enqueue()
+        finally:
+            status, graph = runtime.cudaStreamEndCapture(self.stream)
+        if int(status) == 0 and done:
+            status, executable = runtime.cudaGraphInstantiate(graph, 0)
+            self._graph = executable if int(status) == 0 else None
+        if graph is not None and int(graph):
+            self._call(runtime.cudaGraphDestroy(graph))
+        if self._graph is None:
+            runtime.cudaGetLastError()  # a capture that was broken off is no error of the next call
+        return self._graph is not None
+
+    def launch(self) -> None:
+        """Put the captured graph on the stream."""
+        self._call(self._runtime.cudaGraphLaunch(self._graph, self.stream))
+
     def close(self) -> None:
         """Free everything."""
+        if self._graph is not None:
+            self._call(self._runtime.cudaGraphExecDestroy(self._graph))
+            self._graph = None
         for address, _ in self._buffers.values():
             self._call(self._runtime.cudaFree(address))
         self._buffers.clear()
@@ -64,9 +101,10 @@ class Cuda:
         status, *values = answer
         if int(status) != 0:
             _, text = self._runtime.cudaGetErrorString(status)
+            full = int(status) == _OUT_OF_MEMORY
             raise BackendError(
-                expected="a working CUDA device",
+                expected="enough GPU memory" if full else "a working CUDA device",
                 got=text.decode() if isinstance(text, bytes) else str(text),
-                fix="run: segdeploy doctor",
+                fix="free some, or export for smaller shapes" if full else "run: segdeploy doctor",
             )
         return values[0] if values else None

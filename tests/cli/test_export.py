@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from segdeploy.core.artifact import open_artifact
+from segdeploy.core.engine import trtexec_command
 
 
 @pytest.fixture
@@ -75,6 +76,26 @@ def test_an_engine_for_another_machine(main, checkpoint_path, no_gpu):
     manifest = open_artifact(Path("exports/tiny/tensorrt-fp32")).manifest
     assert manifest.target.compute_capability == "sm86"
     assert manifest.parity.verdict == "skipped"
+    assert f"in this folder: {trtexec_command(manifest)}\n" in ended.out
+
+
+def test_several_profiles_and_targets(main, checkpoint_path, exported_before):
+    """The profiles are shown as they were typed; formats without profiles take the range that spans them."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx, which compiles engines without a GPU, is not installed")
+    ended = main(
+        "export", checkpoint_path, "--to", "onnx", "--to", "tensorrt", "--target", "sm89,sm120", "--target", "sm86",
+        "--profile", "1x64x96", "--profile", "2x32x32:2x64x64:4x128x128", "--workspace", "64", "--no-verify",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    onnx, engine = (open_artifact(Path("exports/tiny") / f"{fmt}-fp32").manifest for fmt in ("onnx", "tensorrt"))
+    assert engine.input.shape == onnx.input.shape
+    assert onnx.engine is None
+    for text in (ended.out, main("inspect", "exports/tiny/tensorrt-fp32").out):
+        assert "N 1..4" in text
+        assert "strongly typed, workspace 64 MiB" in text
+        assert "profile 0: 1x64x96\n" in text
+        assert "profile 1: 2x32x32:2x64x64:4x128x128\n" in text
+        assert "--computeCapabilities=89,120,86 --memPoolSize=workspace:64 --profile=0 " in text
 
 
 @pytest.mark.parametrize(
@@ -89,12 +110,32 @@ def test_an_engine_for_another_machine(main, checkpoint_path, no_gpu):
         (("--to", "torchscript", "--config", "none.py"), "'none.py'"),
         (("--to", "torchscript", "--precision", "fp16"), "fp32 for torchscript"),
         (("--to", "onnx", "--to", "torchscript", "--precision", "int8"), "fp32 for torchscript"),
+        (("--to", "torchscript", "--profile", "64x64", "--shape", "64x64"), "--profile alone"),
+        (("--to", "torchscript", "--profile", "64x64:32x32:96x96"), "min <= opt <= max"),
     ],
 )
 def test_bad_options(main, one_line, checkpoint_path, arguments, words):
     """One line, exit 1, and nothing at all under --out."""
     one_line(main("export", checkpoint_path, *arguments, "--out", "out"), words)
     assert not [path for path in Path("out").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--target", "sm99"), "a target out of sm75"),
+        (("--target", "sm89,a100"), "'a100'"),
+        (("--typing", "weak"), "--typing weak"),
+        (("--timing-cache", "here"), "--timing-cache"),
+    ],
+)
+def test_what_tensorrt_cannot_do(main, one_line, checkpoint_path, monkeypatch, no_gpu, arguments, words):
+    """Said before anything is exported, also to the formats that come first."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx, which compiles engines without a GPU, is not installed")
+    monkeypatch.setattr("segdeploy.export.export.export_model", lambda *_, **__: pytest.fail("work was done"))
+    ended = main("export", checkpoint_path, "--to", "torchscript", "--to", "tensorrt", *arguments, "--out", "out")
+    one_line(ended, words)
+    assert not Path("out").exists()
 
 
 def test_bad_targets(main, one_line, tmp_path):

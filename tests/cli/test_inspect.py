@@ -22,6 +22,8 @@ def test_what_it_shows(request, main, fmt, checkpoint_path):
     assert str(checkpoint_path) in facts["checkpoint"]
     assert artifact.manifest.lineage.checkpoint_sha256[:12] in facts["checkpoint"]
     assert facts["parity"] == "never verified"
+    assert ("profile 0: 1x32x32:1x64x96:4x256x256" in ended.out) == (fmt == "tensorrt")
+    assert ("tensorrt_rtx --onnx=model.onnx" in ended.out) == (fmt == "tensorrt")
 
 
 def test_a_verdict_is_shown(main, copied, torchscript_artifact):

@@ -5,7 +5,9 @@ import pytest
 from segdeploy.core.errors import ArtifactError
 from segdeploy.core.manifest import (
     Bounds,
+    Engine,
     KeptLayer,
+    Profile,
     QualityDrop,
     Quantization,
     Target,
@@ -53,8 +55,16 @@ def full(make_manifest):
         kept=(KeptLayer(name="decode_head.conv_seg", op="Conv", reason="an outlier"),),
         quality=QualityDrop(metric="mIoU", images=9, fp32=70.0, everything=50.0, kept_back=69.8, budget=0.5),
     )
+    profiles = (
+        Profile(min=(1, 8, 8), opt=(1, 16, 24), max=(4, 64, 64)),
+        Profile(min=(2, 16, 24), opt=(2, 16, 24), max=(2, 16, 24)),
+    )
     return make_manifest(
-        target=Target(device="cuda", compute_capability="sm89"), parity=parity, precision="int8", quantization=quantization
+        target=Target(device="cuda", compute_capability="sm89"),
+        engine=Engine(profiles=profiles, workspace_bytes=1 << 30),
+        parity=parity,
+        precision="int8",
+        quantization=quantization,
     )
 
 
@@ -88,6 +98,8 @@ def set_at(values, path, value):
         (("parity", "shapes", 0, "surprise"), 1),
         (("quantization", "kept", 0, "surprise"), 1),
         (("quantization", "quality", "metric"), "accuracy"),
+        (("engine", "profiles"), []),
+        (("engine", "typing"), "half"),
         (("format",), "caffe"),
         (("parity", "verdict"), "perfect"),
         (("input", "shape", 0), "any"),

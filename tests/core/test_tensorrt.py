@@ -75,6 +75,26 @@ def test_the_gpu_as_the_driver_names_it(monkeypatch, answer, gpu):
 
 
 @pytest.mark.parametrize(
+    ("visible", "asked"), [(None, None), ("1,0", "--id=1"), ("GPU-ab12", "--id=GPU-ab12"), ("", "--id=-1"), ("-1", "--id=-1")]
+)
+def test_the_gpu_that_cuda_would_take(monkeypatch, visible, asked):
+    """CUDA_VISIBLE_DEVICES says which GPU is CUDA's first, or that there is none; the driver's tool does not look at it."""
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    seen = []
+
+    def run(command, **_):
+        seen.extend(word for word in command if word.startswith("--id"))
+        return types.SimpleNamespace(stdout="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    local_gpu()
+    assert seen == ([asked] if asked else [])
+
+
+@pytest.mark.parametrize(
     "error", [FileNotFoundError(), subprocess.TimeoutExpired("x", 1), subprocess.CalledProcessError(9, "x")]
 )
 def test_no_driver(monkeypatch, error):
@@ -94,6 +114,7 @@ def test_messages_are_collected():
         assert log.last == "no message from TensorRT"
         log.logger.log(trt.ILogger.WARNING, "a warning")
         log.logger.log(trt.ILogger.ERROR, "an error")
+        log.logger.log(trt.ILogger.ERROR, "catchCudaError (cudaError 35: driver version is insufficient)")
         assert log.last == "an error"
         builder = trt.Builder(log.logger)  # each of these must outlive what was made of it
         network = builder.create_network(0)

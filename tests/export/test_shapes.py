@@ -1,7 +1,7 @@
 import pytest
 
 from segdeploy.core.errors import InputError
-from segdeploy.core.manifest import Bounds
+from segdeploy.core.manifest import Bounds, Profile
 from segdeploy.export.shapes import Shapes, bounds, choose_shapes, parse_size
 
 
@@ -52,6 +52,18 @@ def test_tensorrts_range_is_narrower():
         {"smallest": "300x300"},
         {"largest": "100x100"},
         {"smallest": "64x64", "best": "32x32"},
+        {"profiles": ("64x64",), "static": "64x64"},
+        {"profiles": ("64x64",), "largest": "128x128"},
+        {"profiles": ("64x64:128x128",)},
+        {"profiles": ("1x64x64:128x128:1x256x256",)},
+        {"profiles": ("64:64:64",)},
+        {"profiles": ("64x64", "")},
+        {"profiles": ("0x64x64",)},
+        {"profiles": ("64x-64",)},
+        {"profiles": ("64x64", "256x256:128x128:512x512")},
+        {"profiles": ("64x64", "4x64x64:2x64x64:8x64x64")},
+        {"profiles": ("32x32", "50x64", "128x128"), "multiple": 32},
+        {"profiles": ("64x64",), "batch": "3:2:1"},
     ],
 )
 def test_what_makes_no_sense(options):
@@ -59,6 +71,40 @@ def test_what_makes_no_sense(options):
     with pytest.raises(InputError) as caught:
         choose_shapes((192, 256), tensorrt=False, **options)
     assert "--" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "profiles", "axes"),
+    [
+        (
+            {"profiles": ("256x256:512x512:1024x1024",)},
+            [((1, 256, 256), (1, 512, 512), (4, 1024, 1024))],
+            ((1, 1, 4), (256, 512, 1024), (256, 512, 1024)),
+        ),
+        ({"profiles": ("512x384",), "batch": "2"}, [((2, 512, 384),) * 3], (2, 512, 384)),
+        (
+            {"profiles": ("1x512X512", "4x256x320:8x256x320:8x256x640"), "batch": "7"},
+            [((1, 512, 512),) * 3, ((4, 256, 320), (8, 256, 320), (8, 256, 640))],
+            ((1, 1, 8), (256, 512, 512), (320, 512, 640)),
+        ),
+        (
+            {"profiles": ("64x64", "128x64"), "batch": "1", "multiple": 32},
+            [((1, 64, 64),) * 3, ((1, 128, 64),) * 3],
+            (1, (64, 64, 128, 32), 64),
+        ),
+        ({"smallest": "64x64", "best": "64x80", "largest": "64x96"}, [((1, 64, 64), (1, 64, 80), (4, 64, 96))], None),
+        ({"static": "100x200", "batch": "3"}, [((3, 100, 200),) * 3], None),
+        ({}, [((1, 32, 32), (1, 192, 256), (4, 1024, 1024))], None),
+    ],
+)
+def test_what_an_engine_is_compiled_for(options, profiles, axes):
+    """Several ranges stay as they were asked for, the axes span them; one range is one profile."""
+    chosen = choose_shapes((192, 256), tensorrt=True, **options)
+    assert chosen.profiles == tuple(Profile(min=low, opt=opt, max=high) for low, opt, high in profiles)
+    if axes is not None:
+        names = ("min", "opt", "max", "step")
+        made = [axis if isinstance(axis, int) else Bounds(**dict(zip(names, axis, strict=False))) for axis in axes]
+        assert [chosen.batch, chosen.height, chosen.width] == made
 
 
 def test_parse_size():

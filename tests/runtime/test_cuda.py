@@ -1,3 +1,4 @@
+import ctypes
 import inspect
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_a_failed_growth_leaves_a_usable_state(cuda_runtime):
     cuda = Cuda()
     cuda.upload("x", np.zeros(10, np.uint8))
     cuda_runtime.capacity = 50
-    with pytest.raises(BackendError, match="got out of memory"):
+    with pytest.raises(BackendError, match="enough GPU memory; got out of memory; .*smaller shapes"):
         cuda.upload("x", np.zeros(100, np.uint8))
     cuda.upload("x", np.zeros(20, np.uint8))
     cuda.synchronize()
@@ -63,15 +64,69 @@ def test_an_invalid_copy(cuda_runtime):
         cuda.download("x", (11,), np.dtype("uint8"))
 
 
+def test_a_captured_graph_does_the_work_again(cuda_runtime):
+    """Capturing runs nothing; each launch does all of it, on what the buffers then hold; closing frees the graph."""
+    cuda = Cuda()
+    cuda.upload("x", np.zeros(4, np.uint8))
+    cuda.synchronize()
+    address, done = cuda.address("x"), []
+
+    def add_one():
+        values = (ctypes.c_uint8 * 4).from_address(address)
+        values[:] = [value + 1 for value in values]
+        done.append(1)
+
+    assert cuda.capture(lambda: cuda_runtime.enqueue(add_one) is None)
+    assert not done
+    for expected in (1, 2):
+        cuda.launch()
+        assert cuda.download("x", (4,), np.dtype("uint8")).tolist() == [expected] * 4
+    assert len(cuda_runtime.graphs) == 1
+    cuda.close()
+    assert not cuda_runtime.graphs
+
+
+@pytest.mark.parametrize("fault", ["it says so", "it waits", "no memory for the graph", "it raises"])
+def test_what_cannot_be_captured(cuda_runtime, fault):
+    """Work that fails while it is captured leaves no graph, no error behind, and a stream that works as before."""
+    cuda = Cuda()
+    if fault == "no memory for the graph":
+        cuda_runtime.capacity = 0
+
+    def enqueue():
+        cuda_runtime.enqueue(lambda: pytest.fail("captured work ran"))
+        if fault == "it waits":
+            cuda_runtime.cudaStreamSynchronize(77)
+        if fault == "it raises":
+            raise ZeroDivisionError
+        return fault != "it says so"
+
+    if fault == "it raises":
+        with pytest.raises(ZeroDivisionError):
+            cuda.capture(enqueue)
+    else:
+        assert not cuda.capture(enqueue)
+        assert not cuda_runtime.graphs
+    assert cuda_runtime.recording is None
+    assert cuda_runtime.last_error == 0
+    cuda_runtime.capacity = 1 << 30
+    cuda.upload("x", np.arange(4, dtype=np.uint8))
+    assert cuda.download("x", (4,), np.dtype("uint8")).tolist() == [0, 1, 2, 3]
+    cuda.close()
+    assert cuda_runtime.streams == 0
+
+
 def test_the_fake_is_like_the_real_one(cuda_runtime, monkeypatch):
     """Every call of the fake exists in cuda-python with as many arguments."""
     monkeypatch.undo()
     real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed")
     assert int(real.cudaMemcpyKind.cudaMemcpyHostToDevice) == 1
     assert int(real.cudaMemcpyKind.cudaMemcpyDeviceToHost) == 2
+    assert int(real.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal) == 1
+    assert int(real.cudaError_t.cudaErrorMemoryAllocation) == 2
     names = [name for name in dir(type(cuda_runtime)) if name.startswith("cuda") and callable(getattr(cuda_runtime, name))]
     for name in names:
-        if name not in ("cudaMemcpyKind", "cudaError_t"):
+        if not isinstance(getattr(cuda_runtime, name), type):
             wanted = len(inspect.signature(getattr(cuda_runtime, name)).parameters)
             declared = (getattr(real, name).__doc__ or "").split("\n", 1)[0]
             arguments = declared[declared.index("(") + 1 : declared.rindex(")")] if "(" in declared else None
