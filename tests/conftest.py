@@ -488,14 +488,14 @@ def make_manifest():
     return lambda **changes: msgspec.structs.replace(whole, **changes)
 
 
-def _export(checkpoint_path, fmt, folder, **shapes):
+def _export(checkpoint_path, fmt, folder, targets=(), **shapes):
     from segdeploy.core.checkpoint import load_checkpoint
     from segdeploy.export.export import export_model
     from segdeploy.export.options import Options
     from segdeploy.export.shapes import choose_shapes
 
     chosen = choose_shapes(CROP, tensorrt=fmt == "tensorrt", **{"largest": "256x256", **shapes})
-    options = Options(targets=("sm89",)) if fmt == "tensorrt" else Options()
+    options = Options(targets=("sm89",) if fmt == "tensorrt" else targets)
     return export_model(load_checkpoint(checkpoint_path), fmt, folder, name="tiny", shapes=chosen, options=options)
 
 
@@ -515,6 +515,22 @@ def onnx_artifact(export_tiny, tmp_path_factory):
 def torchscript_artifact(export_tiny, tmp_path_factory):
     """A dynamic TorchScript artifact."""
     return export_tiny("torchscript", tmp_path_factory.mktemp("exports") / "tiny" / "torchscript-fp32")
+
+
+@pytest.fixture(scope="session")
+def plain_code():
+    """Lets AOTInductor write plain C++: of vector code it is as slow to make as everything else together."""
+    inductor = pytest.importorskip("torch._inductor.config")
+    if shutil.which("g++") is None:
+        pytest.skip("there is no C++ compiler, which AOTInductor needs")
+    with inductor.patch({"cpp.simdlen": 1}):
+        yield
+
+
+@pytest.fixture(scope="session")
+def pt2_artifact(export_tiny, tmp_path_factory, plain_code):
+    """A dynamic package, compiled for the CPU."""
+    return export_tiny("pt2", tmp_path_factory.mktemp("exports") / "tiny" / "pt2-fp32", largest="1024x1024")
 
 
 @pytest.fixture(scope="session")

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import click
 
-from segdeploy.cli.options import checked_name, config_option, typed_command, warn_of_random_weights
+from segdeploy.cli.options import checked_name, config_option, repeatable_command, typed_command, warn_of_random_weights
 
 # Enough for a decision on mIoU where nothing flips; segdeploy verify takes more.
 _VERIFY_IMAGES = 16
+# Options that leave the artifact's files as they are.
+_NO_DIFFERENCE = ("out", "verify", "images")
 
 
 @click.command("export")
 @click.argument("target", required=False, type=click.Path(path_type=Path))
-@click.option("--to", "formats", required=True, multiple=True, help="torchscript, onnx or tensorrt; may be repeated.")
+@click.option("--to", "formats", required=True, multiple=True, help="torchscript, pt2, onnx or tensorrt; may be repeated.")
 @click.option("--shape", metavar="HxW", help="A fixed input size. Without it N, H and W are dynamic.")
 @click.option("--min-shape", metavar="HxW", help="The smallest input size.")
 @click.option("--opt-shape", metavar="HxW", help="The size to optimise for; the training crop by default.")
@@ -34,7 +36,7 @@ _VERIFY_IMAGES = 16
     "targets",
     multiple=True,
     metavar="SM,...",
-    help="TensorRT: compile ahead of time for these GPUs, such as sm89 or sm86,sm120.",
+    help="TensorRT: compile ahead of time for these GPUs, such as sm89 or sm86,sm120. pt2: cpu or cuda.",
 )
 @click.option("--workspace", "workspace_mib", type=click.IntRange(min=1), help="TensorRT: scratch memory in MiB.")
 @click.option(
@@ -75,7 +77,9 @@ _VERIFY_IMAGES = 16
     help="TARGET is a config (a path, a name, or mmseg::family/name): export it untrained, to learn its latency.",
 )
 @config_option
+@click.pass_context
 def command(
+    context: click.Context,
     target: Path | None,
     formats: tuple[str, ...],
     shape: str | None,
@@ -160,7 +164,8 @@ def command(
         called = name or default_name(checkpoint)
         click.echo(f"exporting {path} to {fmt} ...", err=True)
         folder = out / called / f"{fmt}-{precision}"
-        artifact = export_model(checkpoint, fmt, folder, name=called, shapes=shapes, options=options)
+        again = repeatable_command(context, {"target": str(target or path), "formats": fmt}, _NO_DIFFERENCE)
+        artifact = export_model(checkpoint, fmt, folder, name=called, shapes=shapes, options=options, command=again)
         size_mb = artifact.manifest.files[0].bytes / 1e6
         click.echo(f"{artifact.folder}  {size_mb:.1f} MB  {_describe(artifact.manifest.input.shape)}")
         for line in [*describe_quantization(artifact.manifest), *describe_engine(artifact.manifest)]:

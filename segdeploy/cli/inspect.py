@@ -47,8 +47,9 @@ def command(artifact: Path, as_json: bool) -> None:
         "resize": f"{manifest.preprocess.resize.mode} {manifest.preprocess.resize.scale or ''}".strip(),
         "inference": manifest.inference.mode,
         "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes)}",
-        "target": manifest.target.compute_capability or "cpu" if manifest.target else "portable",
+        "target": _target(manifest),
         "checkpoint": f"{lineage.checkpoint or 'none'} (sha256 {(lineage.checkpoint_sha256 or '-')[:12]})",
+        "command": lineage.command or "not recorded",
         "made with": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "weights": "RANDOM: nobody trained this model, its labels mean nothing" if lineage.random_weights else "trained",
         "parity": ("never verified" if parity is None else parity.verdict)
@@ -65,6 +66,14 @@ def command(artifact: Path, as_json: bool) -> None:
         lines = [f"against {parity.reference}, on {parity.inputs}, {parity.device}", *told_divergence(parity)]
         for line in lines + [f"{check.name}: {check.verdict}: {figures(parity, check)}" for check in parity.checks]:
             click.echo(f"{'':<{width}}  {line}")
+
+
+def _target(manifest: Manifest) -> str:
+    target = manifest.target
+    if target is None:
+        return "portable"
+    found = (target.device if target.cpu else None, target.compute_capability, target.cpu)
+    return ", ".join(part for part in found if part) or target.device
 
 
 def describe_quantization(manifest: Manifest) -> list[str]:

@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("segdeploy.cli.train", "Train a model from an mmseg config."),
     "eval": ("segdeploy.cli.eval", "Per-class IoU and accuracy of a checkpoint or an artifact."),
     "predict": ("segdeploy.cli.predict", "Masks and overlays for images."),
-    "export": ("segdeploy.cli.export", "Turn a checkpoint into a TorchScript, ONNX or TensorRT artifact."),
+    "export": ("segdeploy.cli.export", "Turn a checkpoint into a TorchScript, PT2, ONNX or TensorRT artifact."),
     "verify": ("segdeploy.cli.verify", "Hold artifacts against the checkpoint that they came from."),
     "bench": ("segdeploy.cli.bench", "Latency and mIoU of every backend, side by side."),
     "compare": ("segdeploy.cli.compare", "What changed between two evaluations, or two benchmark runs."),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from segdeploy.core.artifact import Artifact
@@ -80,6 +81,32 @@ def typed_command() -> str:
     import sys
 
     return shlex.join(["segdeploy", *sys.argv[1:]])
+
+
+def repeatable_command(context: click.Context, arguments: Mapping[str, str], leave_out: Collection[str]) -> str:
+    """The command that does the same again, ready to be pasted: its arguments, and the options that were typed, as typed.
+
+    Args:
+        context: of the command that runs.
+        arguments: name of an argument, or of an option that stands for one of its values alone -> what it stands for.
+        leave_out: names of options that make no difference to the result.
+    """
+    import shlex
+
+    words = ["segdeploy", str(context.info_name)]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if name in arguments:
+            words += [*parameter.opts[:1], arguments[name]] if isinstance(parameter, click.Option) else [arguments[name]]
+        elif name not in leave_out and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            words += _typed(parameter, context.params[name])
+    return shlex.join(words)
+
+
+def _typed(parameter: click.Parameter, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [(parameter.opts if value else parameter.secondary_opts)[0]]
+    return [word for one in (value if parameter.multiple else [value]) for word in (parameter.opts[0], str(one))]
 
 
 def write_json(path: Path | None, value: Any) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
 
-from segdeploy.core.manifest import Bounds, Engine, Manifest, Profile
+from segdeploy.core.manifest import Engine, Manifest, Profile
 
 # The engine's parent lies beside it: the one file that another GPU's engine can be built from without PyTorch.
 ONNX_NAME = "model.onnx"
@@ -38,31 +37,6 @@ def profile_text(profile: Profile) -> str:
     """MIN:OPT:MAX as ``--profile`` takes it, each NxHxW; one of them where they are equal."""
     parts = ["x".join(map(str, shape)) for shape in (profile.min, profile.opt, profile.max)]
     return parts[0] if profile.min == profile.max else ":".join(parts)
-
-
-def export_command(manifest: Manifest, to: str, targets: Sequence[str] = ()) -> str:
-    """The ``segdeploy export`` that makes an artifact like this one from the same checkpoint.
-
-    Args:
-        manifest: of the artifact.
-        to: the format.
-        targets: GPU architectures to compile for ahead of time; none for the GPU of the machine that runs it.
-    """
-    words = ["segdeploy", "export", manifest.lineage.checkpoint or "CHECKPOINT", "--to", to, "--name", manifest.name]
-    if manifest.precision != "fp32":
-        words += ["--precision", manifest.precision]
-    if manifest.precision == "int8" and manifest.lineage.data_root:
-        words += ["--data", manifest.lineage.data_root]
-    if manifest.engine is not None:
-        for profile in manifest.engine.profiles:
-            words += ["--profile", profile_text(profile)]
-        step = max((axis.step for axis in manifest.input.shape if isinstance(axis, Bounds)), default=1)
-        words += ["--multiple", str(step)] if step > 1 else []
-        if to == "tensorrt":
-            words += ["--typing", "weak"] if manifest.engine.typing == "weak" else []
-            limit = manifest.engine.workspace_bytes
-            words += ["--workspace", str(limit >> 20)] if limit is not None else []
-    return shlex.join(words + (["--target", ",".join(targets)] if targets else []))
 
 
 def trtexec_command(manifest: Manifest) -> str:

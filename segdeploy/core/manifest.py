@@ -17,7 +17,7 @@ from segdeploy.core.verdict import Parity
 
 SCHEMA = 1
 
-Format: TypeAlias = Literal["eager", "torchscript", "onnx", "tensorrt"]
+Format: TypeAlias = Literal["eager", "torchscript", "pt2", "onnx", "tensorrt"]
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
 
 
@@ -155,6 +155,7 @@ class Lineage(Struct, frozen=True):
         random_weights: True where no checkpoint was loaded.
         checkpoint: where the checkpoint lay, a hint for ``verify``; what counts is the hash.
         data_root: where its validation data lay, a hint for ``eval`` and ``bench``.
+        command: the ``segdeploy export`` that makes this artifact again, paths as the user typed them; None where none did.
     """
 
     checkpoint_sha256: str | None
@@ -163,6 +164,7 @@ class Lineage(Struct, frozen=True):
     random_weights: bool = False
     checkpoint: str | None = None
     data_root: str | None = None
+    command: str | None = None
 
 
 class Toolchain(Struct, frozen=True):
@@ -179,11 +181,19 @@ class Toolchain(Struct, frozen=True):
 
 
 class Target(Struct, frozen=True):
-    """The device that the artifact is bound to. Portable artifacts have none."""
+    """The device that the artifact is bound to. Portable artifacts have none.
+
+    Attributes:
+        device: where it runs.
+        compute_capability: of the GPU, such as ``sm89``; several with commas.
+        gpu: its name.
+        cpu: architecture and vector instructions that compiled code needs, such as ``x86_64 AVX512 AVX512_VNNI``.
+    """
 
     device: Literal["cpu", "cuda"]
     compute_capability: str | None = None
     gpu: str | None = None
+    cpu: str | None = None
 
 
 class Profile(Struct, frozen=True):

@@ -12,11 +12,11 @@ from segdeploy.core.artifact import Artifact, write_artifact
 from segdeploy.core.checkpoint import Checkpoint
 from segdeploy.core.errors import BackendError, MissingExtraError
 from segdeploy.core.manifest import Engine, Manifest
-from segdeploy.core.model import build_model, describe
+from segdeploy.core.model import build_model, crop_size, describe
 from segdeploy.export.options import Options
 from segdeploy.export.shapes import Shapes
 
-FORMATS = ("torchscript", "onnx", "tensorrt")
+FORMATS = ("torchscript", "pt2", "onnx", "tensorrt")
 
 
 # Given the deploy graph, the manifest so far and a folder, writes model.* into it. Returns the manifest with what the
@@ -28,7 +28,7 @@ def exporter(fmt: str) -> Exporter:
     """The exporter of a format.
 
     Raises:
-        BackendError: nobody knows it.
+        BackendError: nobody knows it, or it needs a compiler that is not here.
         MissingExtraError: its packages are not installed.
     """
     try:
@@ -37,6 +37,11 @@ def exporter(fmt: str) -> Exporter:
                 from segdeploy.export.torchscript import write_torchscript
 
                 return write_torchscript
+            case "pt2":
+                from segdeploy.export.pt2 import check_compiler, write_pt2
+
+                check_compiler()
+                return write_pt2
             case "onnx":
                 from segdeploy.export.onnx import write_onnx
 
@@ -59,9 +64,9 @@ def check_precision(fmt: str, precision: str) -> None:
     """
     if precision == "fp32":
         return
-    if fmt == "torchscript":
+    if fmt in ("torchscript", "pt2"):
         raise BackendError(
-            expected="fp32 for torchscript",
+            expected=f"fp32 for {fmt}",
             got=precision,
             fix="lower precisions are made in the ONNX graph: use --to onnx or --to tensorrt",
         )
@@ -92,23 +97,25 @@ def export_model(
     name: str,
     shapes: Shapes,
     options: Options | None = None,
+    command: str | None = None,
 ) -> Artifact:
     """Export a model and write it as an artifact, atomically.
 
     Args:
         checkpoint: weights and config.
-        fmt: ``torchscript``, ``onnx`` or ``tensorrt``.
+        fmt: out of ``FORMATS``.
         folder: the artifact's folder; an older artifact there is replaced.
         name: what the artifact is called.
         shapes: the input shapes it takes.
         options: what the format may need.
+        command: the command line that makes it again, for the manifest.
 
     Raises:
         BackendError: the format is unknown or cannot be made here.
         ExportError: the model cannot be exported so.
         CheckpointError: weights and config do not fit.
         ConfigError: the config asks for something that is not supported.
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or a shape lies below the network's stride.
     """
     write = exporter(fmt)
     options = options or Options()
@@ -126,7 +133,10 @@ def export_model(
     if fmt == "tensorrt":
         engine = Engine(profiles=shapes.profiles, typing=options.typing, workspace_bytes=options.workspace_bytes)
         manifest = msgspec.structs.replace(manifest, engine=engine)
+    manifest = msgspec.structs.replace(manifest, lineage=msgspec.structs.replace(manifest.lineage, command=command))
     from segdeploy.export.graph import DeployGraph
+    from segdeploy.export.stride import check_smallest_side
 
     graph = DeployGraph(build_model(checkpoint), manifest).eval()
+    check_smallest_side(graph, manifest, crop_size(checkpoint.config))
     return write_artifact(folder, lambda target: write(graph, manifest, target, options))

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import onnx
@@ -18,12 +11,12 @@ import onnxscript  # noqa: F401  the exporter imports it late; it should be miss
 import torch
 
 from segdeploy.core.errors import ExportError
-from segdeploy.core.manifest import Bounds, Manifest
+from segdeploy.core.manifest import Manifest
 from segdeploy.core.model import version_of
+from segdeploy.export.capture import dynamic_axes, example_input, export_error, quiet
 from segdeploy.export.graph import DeployGraph
 from segdeploy.export.onnx_names import name_nodes
 from segdeploy.export.options import Options
-from segdeploy.export.shapes import example_shape
 
 _OPSETS = range(18, 24)
 # protobuf's own limit of one message; a larger model keeps its weights beside it.
@@ -55,15 +48,14 @@ def write_onnx(graph: DeployGraph, manifest: Manifest, folder: Path, options: Op
 
 
 def _export_fp32(graph: DeployGraph, manifest: Manifest, path: Path, opset: int) -> None:
-    example = torch.zeros((*example_shape(manifest.input.shape), 3), dtype=torch.uint8)
     weights_bytes = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
     try:
-        with _quiet(), torch.no_grad():
+        with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
             program = torch.onnx.export(
                 graph,
-                (example,),
+                (example_input(manifest),),
                 dynamo=True,
-                dynamic_shapes={"image": _dynamic(manifest)},
+                dynamic_shapes={"image": dynamic_axes(manifest)},
                 input_names=["image"],
                 output_names=["mask", "logits"],
                 opset_version=opset,
@@ -75,55 +67,17 @@ def _export_fp32(graph: DeployGraph, manifest: Manifest, path: Path, opset: int)
             program.save(str(path), external_data=weights_bytes > _LARGEST_FILE_BYTES)
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:  # torch.export raises some twenty unrelated types
-        raise ExportError(
-            expected=f"a model that torch.onnx can export at opset {opset}",
-            got=_root_cause(error),
-            fix="try sizes in multiples of the network's stride (--multiple 32), or a static shape (--shape HxW)",
-        ) from error
-
-
-def _root_cause(error: BaseException) -> str:
-    """What torch's exporter wraps in advice of its own: the first exception's type and first two lines."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:2]) or 'no message'}"[:300]
-
-
-def _dynamic(manifest: Manifest) -> dict[int, Any]:
-    axes = zip("NHW", manifest.input.shape[:3], strict=True)
-    return {
-        # An axis of multiples is what torch.export calls a derived dimension: 16*H.
-        index: axis.step * torch.export.Dim(letter, min=axis.min // axis.step, max=axis.max // axis.step)
-        if axis.step > 1
-        else torch.export.Dim(letter, min=axis.min, max=axis.max)
-        for index, (letter, axis) in enumerate(axes)
-        if isinstance(axis, Bounds)
-    }
+        raise export_error(error, f"a model that torch.onnx can export at opset {opset}", "onnx") from error
 
 
 def _facts(manifest: Manifest) -> dict[str, str]:
     """What other tools show of the file: Netron, onnxruntime's get_modelmeta()."""
-    return {
+    facts = {
         "segdeploy.name": manifest.name,
         "segdeploy.version": manifest.toolchain.segdeploy,
         "segdeploy.classes": json.dumps(manifest.classes),
         "segdeploy.checkpoint_sha256": manifest.lineage.checkpoint_sha256 or "random weights",
         "segdeploy.preprocess": msgspec.json.encode(manifest.preprocess).decode(),
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter reports its own steps, conversions and deprecations; errors still arrive as exceptions."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    command = manifest.lineage.command
+    return facts if command is None else {**facts, "segdeploy.command": command}

@@ -9,23 +9,23 @@ import torch
 
 from segdeploy.core.errors import ExportError
 from segdeploy.core.manifest import Manifest
+from segdeploy.export.capture import example_input, refuse_custom_ops
 from segdeploy.export.graph import DeployGraph
 from segdeploy.export.options import Options
-from segdeploy.export.shapes import example_shape
 
 
 def write_torchscript(graph: DeployGraph, manifest: Manifest, folder: Path, options: Options) -> Manifest:  # noqa: ARG001
     """Write ``model.pt``.
 
     Raises:
-        ExportError: the model cannot be traced.
+        ExportError: the model cannot be traced, or has custom operators.
     """
-    example = torch.zeros((*example_shape(manifest.input.shape), 3), dtype=torch.uint8)
     try:
         # Tracing warns of torch.jit's deprecation and of every Python number; what counts is held by the parity check.
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            traced = torch.jit.trace(graph, (example,), check_trace=False)
+            traced = torch.jit.trace(graph, (example_input(manifest),), check_trace=False)
+            refuse_custom_ops((node.kind() for node in traced.inlined_graph.nodes()), "torchscript")
             torch.jit.freeze(traced).save(str(folder / "model.pt"))
     except (RuntimeError, TypeError, ValueError) as error:
         raise ExportError(

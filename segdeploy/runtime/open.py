@@ -12,7 +12,7 @@ from segdeploy.runtime.session import Session
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
-BACKENDS = ("eager", "torchscript", "onnx", "tensorrt")
+BACKENDS = ("eager", "torchscript", "pt2", "onnx", "tensorrt")
 
 
 def open_session(artifact: Artifact, device: Device = "auto", threads: int | None = None) -> Session:
@@ -38,6 +38,10 @@ def open_session(artifact: Artifact, device: Device = "auto", threads: int | Non
             from segdeploy.runtime.torchscript import TorchScriptSession
 
             return TorchScriptSession(artifact, device, count)
+        case "pt2":
+            from segdeploy.runtime.pt2 import Pt2Session
+
+            return Pt2Session(artifact, device, count)
         case "onnx":
             from segdeploy.runtime.onnx import OnnxSession
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.core.artifact import Artifact
-from segdeploy.core.engine import choose_profile, export_command, has_fixed_shape, profile_text
+from segdeploy.core.engine import choose_profile, has_fixed_shape, profile_text
 from segdeploy.core.errors import ArtifactError, BackendError, InputError, MissingExtraError
 from segdeploy.core.manifest import Engine, Manifest
+from segdeploy.core.rebuild import export_command
 from segdeploy.core.tensorrt import Flavour, Gpu, import_tensorrt, known_targets, local_gpu, messages
 from segdeploy.runtime.cuda import Cuda
 from segdeploy.runtime.session import Prediction, Staged, checked_images

@@ -1,4 +1,4 @@
-"""What both PyTorch backends need: a device that is what was asked for, and a host batch on it."""
+"""What all PyTorch backends need: a device that is what was asked for, and a host batch on it."""
 
 from __future__ import annotations
 
@@ -38,6 +38,22 @@ def pick_device(torch: Any, device: str, threads: int) -> Any:
 def device_name(torch: Any, device: Any) -> str:
     """``cpu``, or ``cuda`` with the GPU's name."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
+
+
+def compute_capability(torch: Any) -> str:
+    """Of the current GPU, such as ``sm89``."""
+    return "sm{}{}".format(*torch.cuda.get_device_capability())
+
+
+def cpp_compiler() -> str | None:
+    """The C++ compiler that AOTInductor would use, or None."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return str(get_cpp_compiler())
+    except InvalidCxxCompiler:
+        return None
 
 
 def synchronize(torch: Any, device: Any) -> None:

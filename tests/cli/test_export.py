@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -101,14 +102,21 @@ def test_several_profiles_and_targets(main, checkpoint_path, exported_before):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--to", "caffe"), "a format out of torchscript, onnx, tensorrt"),
+        (("--to", "caffe"), "a format out of torchscript, pt2, onnx, tensorrt"),
         (("--to", "onnx", "--to", "caffe"), "'caffe'"),
         (("--to", "onnx", "--opset", "9"), "an opset of 18 to 23"),
         (("--to", "torchscript", "--shape", "big"), "HxW for --shape"),
         (("--to", "torchscript", "--shape", "64x64", "--max-shape", "64x64"), "both"),
         (("--to", "torchscript", "--batch", "4:2:1"), "min <= opt <= max"),
         (("--to", "torchscript", "--config", "none.py"), "'none.py'"),
+        (("--to", "torchscript", "--min-shape", "96x96", "--opt-shape", "64x64"), "min 96, opt 64"),
+        (("--to", "torchscript", "--opt-shape", "96x96", "--max-shape", "64x64"), "opt 96, max 64"),
+        (("--to", "torchscript", "--shape", "16x64"), "at least 32, the network's stride; got 16x64"),
+        (("--to", "onnx", "--min-shape", "64x8"), "at least 32, the network's stride; got 64x8"),
         (("--to", "torchscript", "--precision", "fp16"), "fp32 for torchscript"),
+        (("--to", "pt2", "--precision", "fp16"), "fp32 for pt2"),
+        (("--to", "pt2", "--precision", "int8"), "fp32 for pt2"),
+        (("--to", "pt2", "--target", "sm89"), "--target cpu or --target cuda"),
         (("--to", "onnx", "--to", "torchscript", "--precision", "int8"), "fp32 for torchscript"),
         (("--to", "torchscript", "--profile", "64x64", "--shape", "64x64"), "--profile alone"),
         (("--to", "torchscript", "--profile", "64x64:32x32:96x96"), "min <= opt <= max"),
@@ -136,6 +144,64 @@ def test_what_tensorrt_cannot_do(main, one_line, checkpoint_path, monkeypatch, n
     ended = main("export", checkpoint_path, "--to", "torchscript", "--to", "tensorrt", *arguments, "--out", "out")
     one_line(ended, words)
     assert not Path("out").exists()
+
+
+CUSTOM = """
+import torch
+from mmseg.models.decode_heads import UPerHead
+from mmseg.registry import MODELS
+
+@torch.library.custom_op("segtest::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return 2 * x
+
+@twice.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+@MODELS.register_module()
+class TwiceHead(UPerHead):
+    def forward(self, inputs):
+        return torch.ops.segtest.twice(super().forward(inputs))
+"""
+
+
+def test_a_custom_operator(main, one_line, checkpoint_path, config_file, tmp_path, monkeypatch):
+    """What only this process knows can be in no artifact: the operator is named, in every format."""
+    (tmp_path / "segtest_ops.py").write_text(CUSTOM)
+    monkeypatch.syspath_prepend(tmp_path)
+    imports = {"imports": ["segtest_ops"], "allow_failed_imports": False}
+    config = config_file("custom_op", custom_imports=imports, model__decode_head={"type": "TwiceHead"})
+    for fmt in ("onnx", "torchscript", "pt2"):
+        one_line(main("export", checkpoint_path, "--config", config, "--to", fmt, "--out", "out"), "'segtest::twice'", fmt)
+    assert not [path for path in Path("out").rglob("*") if path.is_file()]
+
+
+def test_no_calibration_images(main, one_line, checkpoint_path, exported_before):
+    """A lower precision needs images: a folder without any is one line, and nothing is left."""
+    Path("empty").mkdir()
+    for precision in ("fp16", "int8"):
+        arguments = ("--to", "onnx", "--precision", precision, "--calib", "empty", "--out", "out")
+        one_line(main("export", checkpoint_path, *arguments), "empty")
+    assert not [path for path in Path("out").rglob("*") if path.is_file()]
+
+
+def test_the_command(main, checkpoint_path, exported_before, monkeypatch):
+    """The manifest has the command that makes the same artifact, as it was typed, and ``inspect`` shows it."""
+    Path("a run").mkdir()
+    Path("a run/tiny.pth").write_bytes(checkpoint_path.read_bytes())
+    typed = ("a run/tiny.pth", "--to", "torchscript", "--to", "onnx", "--max-shape", "160x160", "--batch", "1:2:4")
+    ended = main("export", *typed, "--no-verify", "--out", "first", "--opset", 20)
+    assert ended.status == 0, ended.err
+    for fmt in ("torchscript", "onnx"):
+        said = f"segdeploy export 'a run/tiny.pth' --to {fmt} --max-shape 160x160 --batch 1:2:4 --opset 20"
+        first = open_artifact(Path(f"first/tiny/{fmt}-fp32")).manifest
+        assert first.lineage.command == said
+        assert said in main("inspect", f"first/tiny/{fmt}-fp32").out
+    words = shlex.split(said)
+    assert main(*words[1:], "--no-verify", "--out", "second").status == 0
+    second = open_artifact(Path("second/tiny/onnx-fp32")).manifest
+    assert second == first
 
 
 def test_bad_targets(main, one_line, tmp_path):

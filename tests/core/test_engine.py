@@ -3,8 +3,9 @@ import shlex
 import msgspec
 import pytest
 
-from segdeploy.core.engine import choose_profile, export_command, has_fixed_shape, profile_text, trtexec_command
+from segdeploy.core.engine import choose_profile, has_fixed_shape, profile_text, trtexec_command
 from segdeploy.core.manifest import Bounds, Engine, Profile, Target
+from segdeploy.core.rebuild import export_command
 
 
 def profile(low, opt, high):
@@ -127,3 +128,13 @@ def test_trtexec_with_shapes_and_workspace(manifest_of):
     )
     assert second.startswith("--minShapes=image:1x32x32x3 ")
     assert "Shapes" not in trtexec_command(manifest_of(ONE))
+
+
+def test_the_command_that_was_typed(manifest_of):
+    """Where the manifest has the command, it is that, for another format and other GPUs."""
+    manifest = manifest_of([Profile(min=(1, 32, 32), opt=(1, 64, 64), max=(1, 96, 96))])
+    typed = "segdeploy export 'a run/x.pth' --to tensorrt --target sm89 --opset 20 --target sm86"
+    lineage = msgspec.structs.replace(manifest.lineage, command=typed)
+    manifest = msgspec.structs.replace(manifest, lineage=lineage)
+    assert export_command(manifest, "onnx") == "segdeploy export 'a run/x.pth' --opset 20 --to onnx"
+    assert export_command(manifest, "tensorrt", ["sm120"]).endswith("--opset 20 --to tensorrt --target sm120")

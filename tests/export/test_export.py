@@ -84,7 +84,7 @@ def test_an_export_that_fails_midway(checkpoint_path, copied, torchscript_artifa
 
 def test_an_unknown_format():
     """The known ones are listed."""
-    with pytest.raises(BackendError, match="torchscript, onnx, tensorrt; got 'caffe'"):
+    with pytest.raises(BackendError, match="torchscript, pt2, onnx, tensorrt; got 'caffe'"):
         exporter("caffe")
 
 
@@ -95,7 +95,7 @@ def test_a_missing_package(fmt, monkeypatch):
 
     for module in [name for name in sys.modules if name.startswith(f"segdeploy.export.{fmt}")]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "torch" if fmt == "torchscript" else "onnx", None)
+    monkeypatch.setitem(sys.modules, "torch" if fmt in ("torchscript", "pt2") else "onnx", None)
     monkeypatch.delitem(sys.modules, "segdeploy.export.onnx", raising=False)
     with pytest.raises(MissingExtraError, match=r"segdeploy\[export\]"):
         exporter(fmt)

@@ -39,6 +39,15 @@ def test_it_says_what_is_so():
     assert all(bool(one.remedy) != one.works for one in found.values() if one.purpose != "run ONNX")
 
 
+def test_a_compiler_is_part_of_it(monkeypatch):
+    """Packages are made by a C++ compiler: without one that purpose does not work, and running them still does."""
+    monkeypatch.setattr(doctor, "cpp_compiler", lambda: None)
+    found = by_purpose()
+    assert not found["export PT2 (AOTInductor)"].works
+    assert "g++" in found["export PT2 (AOTInductor)"].remedy
+    assert found["run PT2"].works
+
+
 @pytest.mark.parametrize(
     ("package", "purpose", "extra"),
     [

@@ -17,8 +17,8 @@ def test_an_unknown_backend_lists_the_known(make_manifest, tmp_path):
     """A name that nobody knows is a BackendError with those that there are."""
     artifact = Artifact(tmp_path, make_manifest(format="openvino"))
     for error in (unknown_backend("openvino"), pytest.raises(BackendError, open_session, artifact).value):
-        assert str(error).startswith("expected a backend out of eager, torchscript, onnx, tensorrt; got 'openvino'; ")
-    assert BACKENDS == ("eager", "torchscript", "onnx", "tensorrt")
+        assert str(error).startswith("expected a backend out of eager, torchscript, pt2, onnx, tensorrt; got 'openvino'; ")
+    assert BACKENDS == ("eager", "torchscript", "pt2", "onnx", "tensorrt")
 
 
 @pytest.mark.parametrize("backend", ["eager", "onnx", "torchscript"])
