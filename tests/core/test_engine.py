@@ -132,7 +132,7 @@ def test_trtexec_with_shapes_and_workspace(manifest_of):
 
 def test_the_command_that_was_typed(manifest_of):
     """Where the manifest has the command, it is that, for another format and other GPUs."""
-    manifest = manifest_of([Profile(min=(1, 32, 32), opt=(1, 64, 64), max=(1, 96, 96))])
+    manifest = manifest_of(SMALL)
     typed = "segdeploy export 'a run/x.pth' --to tensorrt --target sm89 --opset 20 --target sm86"
     lineage = msgspec.structs.replace(manifest.lineage, command=typed)
     manifest = msgspec.structs.replace(manifest, lineage=lineage)
