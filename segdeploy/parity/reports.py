@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
-from segdeploy.core.verdict import CHECKS, Check, FlipFigures, Parity, shape_check
+from segdeploy.core.verdict import CHECKS, Check, FlipFigures, Parity, describe_shape, shape_check
 
 
 def junit(verdicts: Sequence[tuple[str, Parity]]) -> str:
@@ -48,7 +48,36 @@ def markdown(verdicts: Sequence[tuple[str, Parity]]) -> str:
         parts += ["| check | verdict | figures |", "|---|---|---|"]
         parts += [f"| {_cell(check.name)} | {check.verdict} | {_cell(figures(parity, check))} |" for check in parity.checks]
         parts += [f"\n{line}" for line in told_divergence(parity)]
+        parts += _decades(parity)
+        parts += _classes(parity)
     return "\n".join(parts) + "\n"
+
+
+def _decades(parity: Parity) -> list[str]:
+    """How many logits are off by how much, a row a shape; nothing where no logits were compared."""
+    if not parity.shapes:
+        return []
+    shown = sorted({decade for shape in parity.shapes for decade, _ in shape.logits.decades})
+    lines = ["\nShare of the logits whose error has this order of magnitude, in per cent:\n"]
+    lines += ["| N x HxW | " + " | ".join(f"1e{decade}" for decade in shown) + " |", "|---" * (len(shown) + 1) + "|"]
+    for shape in parity.shapes:
+        counts = dict(shape.logits.decades)
+        total = sum(counts.values())
+        cells = [f"{100 * counts[decade] / total:.3g}" if decade in counts else "0" for decade in shown]
+        lines.append(f"| {describe_shape(shape.shape)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _classes(parity: Parity) -> list[str]:
+    """IoU and flips of each class; nothing without labels."""
+    if parity.task is None or not parity.task.classes:
+        return []
+    flips = parity.labels.labels.classes if parity.labels else ()
+    lines = ["\n| class | IoU of the reference | of the candidate | labels that flipped |", "|---|---|---|---|"]
+    for index, one in enumerate(parity.task.classes):
+        theirs, ours = ("-" if value is None else f"{value:.3f}" for value in (one.reference, one.candidate))
+        lines.append(f"| {_cell(one.name)} | {theirs} | {ours} | {flips[index] if index < len(flips) else '-'} |")
+    return lines
 
 
 def figures(parity: Parity, check: Check) -> str:
