@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 import importlib.util
 import shutil
+import signal
 import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+
+# Started in the background by a shell, a process ignores Ctrl-C, and so do the programs whose Ctrl-C is tested here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLASSES = ("background", "red", "green", "blue", "white")

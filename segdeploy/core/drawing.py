@@ -14,7 +14,7 @@ from segdeploy.core.imaging import Image, Labels
 
 _PAPER, _INK = 255, (30, 30, 30)
 _SMALLEST_TEXT, _LARGEST_TEXT = 12, 56  # pixels
-_CAPTION = 14
+_CAPTION = 18
 
 
 def overlay(image: Image, labels: Labels, palette: Sequence[tuple[int, int, int]], *, opacity: float = 0.5) -> Image:
@@ -59,7 +59,8 @@ def with_legend(
     """
     height, width = picture.shape[:2]
     # In proportion to the picture, so that it can be read wherever the picture can, and never too small to be read at all.
-    size = int(np.clip(round(max(height, width) / 42), _SMALLEST_TEXT, _LARGEST_TEXT))
+    # A row of pictures is read as one of them is.
+    size = int(np.clip(round(min(max(height, width), 2 * min(height, width)) / 42), _SMALLEST_TEXT, _LARGEST_TEXT))
     panel = _panel(
         tuple((names[label], tuple(palette[label]), share) for label, share in shown.items()), max(width, 10 * size), size
     )
