@@ -21,10 +21,10 @@ from torch._ops import OpOverload
 from segdeploy.core.axes import bounds
 from segdeploy.core.errors import BackendError, ExportError
 from segdeploy.core.manifest import Bounds, Manifest, Target
-from segdeploy.core.parity import TOLERANCES
 from segdeploy.export.capture import dynamic_axes, example_input, export_error, quiet, refuse_custom_ops
 from segdeploy.export.graph import DeployGraph
 from segdeploy.export.options import Options
+from segdeploy.parity.tolerance import TOLERANCES
 from segdeploy.runtime.torch_device import compute_capability, cpp_compiler
 
 _DEVICES = ("cpu", "cuda")
