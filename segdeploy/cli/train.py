@@ -88,8 +88,9 @@ def command(
     try:
         result = train(config, settings)
     except KeyboardInterrupt:
-        click.echo("what was saved is kept: add --resume to go on from the last checkpoint", err=True)
-        raise
+        # Not by click's way, whose advice is to start the same command again: that would begin anew.
+        click.echo("interrupted; what was saved is kept: add --resume to go on from the last checkpoint", err=True)
+        sys.exit(130)
     if place is not None and place.rank > 0:
         return
     click.echo(f"checkpoint: {result.checkpoint}")

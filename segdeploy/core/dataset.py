@@ -73,12 +73,12 @@ def read_label(path: Path, *, reduce_zero_label: bool = False) -> NDArray[Any]:
     Raises:
         InputError: missing, unreadable, or a colour picture.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path) as picture:
             mode, label = picture.mode, np.array(picture)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's plugins raise
         raise InputError(expected=f"a label map at '{path}'", got=str(error), fix="mend or remove it") from error
     if mode not in _LABEL_MODES:
         raise InputError(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -16,12 +15,14 @@ import numpy as np
 
 from segdeploy.core.dataset import read_label
 from segdeploy.core.errors import InputError
-from segdeploy.core.progress import progress_bar
+from segdeploy.core.progress import track
+from segdeploy.training.leaks import find_leaks
+from segdeploy.training.processes import map_in_processes
 from segdeploy.training.splits import Dataset, Pair, Split
 
 _EXAMPLES = 5
-_MOST_LABELS = 256
 _CHUNK = 16
+_LARGEST_LABEL = 254  # mmseg reads label maps as uint8, and 255 is void
 Severity: TypeAlias = Literal["fault", "note"]
 
 # What can be found, in the order in which it is told. A note is worth a look and stops nobody.
@@ -30,6 +31,7 @@ KINDS: dict[str, Severity] = {
     "listed twice": "fault",
     "image missing": "fault",
     "label map missing": "fault",
+    "label map of no image": "fault",
     "image cannot be read": "fault",
     "label map cannot be read": "fault",
     "label map is a colour picture": "fault",
@@ -37,7 +39,7 @@ KINDS: dict[str, Severity] = {
     "label out of range": "fault",
     "in two splits": "fault",
     "same picture in two splits": "fault",
-    "label map of no image": "note",
+    "same name in two splits": "note",
     "nothing but void": "note",
     "class never occurs": "note",
 }
@@ -65,8 +67,8 @@ class SplitReport(msgspec.Struct, frozen=True):
     Attributes:
         name: of the split.
         images: how many are listed.
-        pixels: of each label; void is the last.
-        images_with: in how many images each label occurs.
+        pixels: of each class; of void at the end.
+        images_with: in how many images each class occurs; void at the end.
     """
 
     name: str
@@ -98,54 +100,59 @@ class CheckReport(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one pair holds: findings as (kind, text), pixels of each label, and a hash of the image's file."""
+    """What one pair holds: findings as (kind, text), pixels of each label that occurs, and a hash of the picture."""
 
     findings: tuple[tuple[str, str], ...]
-    pixels: tuple[int, ...] = ()
+    pixels: Mapping[int, int] = field(default_factory=dict)
     digest: str = ""
 
 
-def check(dataset: Dataset, *, classes: int | None = None, workers: int | None = None) -> CheckReport:
+class _Findings:
+    """Texts of each kind, each of them once: splits may share images."""
+
+    def __init__(self) -> None:
+        self._texts: defaultdict[str, dict[str, None]] = defaultdict(dict)
+
+    def add(self, kind: str, text: str) -> None:
+        self._texts[kind][text] = None
+
+    def listed(self) -> tuple[Finding, ...]:
+        found = [(kind, severity, tuple(self._texts[kind])) for kind, severity in KINDS.items() if kind in self._texts]
+        return tuple(Finding(kind, severity, len(texts), texts[:_EXAMPLES]) for kind, severity, texts in found)
+
+
+def check(dataset: Dataset, *, classes: int | None = None, workers: int) -> CheckReport:
     """Read every image and label map, and compare the splits.
 
     Args:
         dataset: what to check; see ``segdeploy.training.splits``.
         classes: how many there are, in place of what the data set says.
-        workers: processes; as many as usable CPUs by default.
+        workers: processes, at most.
 
     Returns:
         The report; nothing is raised for what is wrong with the data.
+
+    Raises:
+        InputError: a process was killed.
     """
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    found = _Findings()
+    pairs = list(dict.fromkeys(pair for split in dataset.splits for pair in split.pairs))
+    work = partial(_look, reduce_zero_label=dataset.reduce_zero_label)
+    results = map_in_processes(work, pairs, workers=workers, chunk=_CHUNK)
+    seen = dict(zip(pairs, track(results, "check", len(pairs)), strict=True))
+    _check_lists(dataset.splits, found)
     names = _names(dataset, classes)
-    read = partial(_look, reduce_zero_label=dataset.reduce_zero_label)
-    counts: dict[str, list[tuple[int, ...]]] = {}
-    places: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)  # hash -> (split, name)
-    total = sum(len(split.pairs) for split in dataset.splits)
-    with progress_bar("check", total) as advance, ProcessPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
-        for split in dataset.splits:
-            _check_list(split, found)
-            counts[split.name] = []
-            for pair, seen in zip(split.pairs, pool.map(read, split.pairs, chunksize=_CHUNK), strict=True):
-                for kind, text in seen.findings:
-                    found[kind].append(text)
-                if seen.pixels:
-                    counts[split.name].append(seen.pixels)
-                    _check_labels(pair, seen.pixels, names, dataset.ignore_index, found)
-                if seen.digest:
-                    places[seen.digest].append((split.name, pair.name))
-                advance()
-    _check_leaks(dataset.splits, places, found)
+    for pair, one in seen.items():
+        for kind, text in one.findings:
+            found.add(kind, text)
+        _check_labels(pair, one.pixels, names, dataset.ignore_index, found)
+    for kind, text in find_leaks(dataset.splits, {pair: one.digest for pair, one in seen.items()}):
+        found.add(kind, text)
     guessed = not names
-    names = names or tuple(f"label {index}" for index in range(_labels_that_occur(counts.values(), dataset.ignore_index)))
-    reports = tuple(_report(split, counts[split.name], len(names), dataset.ignore_index) for split in dataset.splits)
+    names = names or tuple(f"label {index}" for index in range(_labels_that_occur(seen.values(), dataset.ignore_index)))
+    reports = tuple(_report(split, seen, len(names), dataset.ignore_index) for split in dataset.splits)
     _check_classes(reports, names, found)
-    findings = tuple(
-        Finding(kind, severity, len(found[kind]), tuple(found[kind][:_EXAMPLES]))
-        for kind, severity in KINDS.items()
-        if found[kind]
-    )
-    return CheckReport(names, guessed, reports, findings)
+    return CheckReport(names, guessed, reports, found.listed())
 
 
 def _names(dataset: Dataset, classes: int | None) -> tuple[str, ...]:
@@ -157,103 +164,95 @@ def _names(dataset: Dataset, classes: int | None) -> tuple[str, ...]:
 def _look(pair: Pair, *, reduce_zero_label: bool) -> _Seen:
     """Read one pair; runs in a worker process."""
     findings: list[tuple[str, str]] = []
-    size, digest = _image(pair, findings)
-    pixels: tuple[int, ...] = ()
+    size, digest = _look_at_image(pair.image, findings)
+    pixels: dict[int, int] = {}
     if not pair.label.is_file():
         findings.append(("label map missing", str(pair.label)))
     else:
         try:
             label = read_label(pair.label, reduce_zero_label=reduce_zero_label)
         except InputError as error:
-            colour = "colour picture" in error.got
-            findings.append(("label map is a colour picture" if colour else "label map cannot be read", str(pair.label)))
+            kind = "label map is a colour picture" if "colour picture" in error.got else "label map cannot be read"
+            findings.append((kind, f"{pair.label}: {error.got}"))
         else:
             if size is not None and label.shape != size:
                 text = f"{pair.label}: {label.shape[1]}x{label.shape[0]}, its image {size[1]}x{size[0]}"
                 findings.append(("sizes differ", text))
-            counted = np.bincount(np.clip(label, 0, _MOST_LABELS - 1).ravel().astype(np.int64), minlength=_MOST_LABELS)
-            pixels = tuple(int(count) for count in counted)
+            if label.dtype == np.uint8:
+                counts = np.bincount(label.ravel())
+                pixels = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+            else:
+                values, counts = np.unique(label, return_counts=True)
+                pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
     return _Seen(tuple(findings), pixels, digest)
 
 
-def _image(pair: Pair, findings: list[tuple[str, str]]) -> tuple[tuple[int, int] | None, str]:
-    """(height, width) after the EXIF orientation, and the file's hash. Pillow, because OpenCV fills a cut JPEG with grey."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def _look_at_image(path: Path, findings: list[tuple[str, str]]) -> tuple[tuple[int, int] | None, str]:
+    """(height, width) as mmseg sees it, turned as EXIF says, and a hash of the pixels."""
+    from PIL import Image, ImageOps
 
-    if not pair.image.is_file():
-        findings.append(("image missing", str(pair.image)))
+    if not path.is_file():
+        findings.append(("image missing", str(path)))
         return None, ""
     try:
-        with Image.open(pair.image) as picture:
-            picture.load()
-            width, height = ImageOps.exif_transpose(picture).size
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        findings.append(("image cannot be read", f"{pair.image}: {error}"))
+        with Image.open(path) as picture:  # not OpenCV: it fills what a cut JPEG lacks with grey
+            turned = ImageOps.exif_transpose(picture)
+            pixels = turned.convert("RGB").tobytes()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's plugins raise
+        findings.append(("image cannot be read", f"{path}: {str(error).replace(repr(str(path)), 'it')}"))
         return None, ""
-    return (height, width), hashlib.sha256(pair.image.read_bytes()).hexdigest()
+    return (turned.height, turned.width), hashlib.sha256(b"%d %d " % turned.size + pixels).hexdigest()
 
 
-def _check_list(split: Split, found: defaultdict[str, list[str]]) -> None:
-    if not split.pairs:
-        found["no image listed"].append(split.source)
-    for name, count in Counter(pair.name for pair in split.pairs).items():
-        if count > 1:
-            found["listed twice"].append(f"{name} in {split.name} ({count} times)")
-    if split.label_folder is not None and split.image_folder is not None and split.label_folder.is_dir():
-        images = {path.stem for path in split.image_folder.iterdir()} if split.image_folder.is_dir() else set()
-        alone = sorted(path for path in split.label_folder.glob("*.png") if path.stem not in images)
-        found["label map of no image"] += [str(path) for path in alone if str(path) not in found["label map of no image"]]
+def _check_lists(splits: Iterable[Split], found: _Findings) -> None:
+    for split in splits:
+        if not split.pairs:
+            found.add("no image listed", split.source)
+        for name, count in Counter(pair.name for pair in split.pairs).items():
+            if count > 1:
+                found.add("listed twice", f"{name} in {split.name} ({count} times)")
+    for images, labels in dict.fromkeys((split.image_folder, split.label_folder) for split in splits):
+        if images is not None and labels is not None and labels.is_dir():
+            stems = {path.stem for path in images.iterdir()} if images.is_dir() else set()
+            for path in sorted(labels.glob("*.png")):
+                if path.stem not in stems:
+                    found.add("label map of no image", str(path))
 
 
-def _check_labels(
-    pair: Pair, pixels: tuple[int, ...], names: tuple[str, ...], ignore_index: int, found: defaultdict[str, list[str]]
-) -> None:
-    present = [label for label, count in enumerate(pixels) if count and label != ignore_index]
-    if not present:
-        found["nothing but void"].append(str(pair.label))
-    beyond = [label for label in present if label >= len(names)] if names else []
+def _check_labels(pair: Pair, pixels: Mapping[int, int], names: Sequence[str], ignore_index: int, found: _Findings) -> None:
+    present = sorted(label for label in pixels if label != ignore_index)
+    if pixels and not present:
+        found.add("nothing but void", str(pair.label))
+    largest = len(names) - 1 if names else _LARGEST_LABEL
+    beyond = [label for label in present if not 0 <= label <= largest]
     if beyond:
-        shown = ", ".join(map(str, beyond[:5]))
-        found["label out of range"].append(f"{pair.label}: {shown}, where 0..{len(names) - 1} are classes")
+        shown = ", ".join(map(str, beyond[:_EXAMPLES])) + (" ..." if len(beyond) > _EXAMPLES else "")
+        found.add("label out of range", f"{pair.label}: {shown}, where 0 to {largest} are classes")
 
 
-def _check_leaks(splits: Iterable[Split], places: dict[str, list[tuple[str, str]]], found: defaultdict[str, list[str]]) -> None:
-    """An image to train on that is also one to test on, by name or by content."""
-    held = [split for split in splits if not _trains(split.name)]
-    for split in (one for one in splits if _trains(one.name)):
-        for other in held:
-            common = sorted({pair.name for pair in split.pairs} & {pair.name for pair in other.pairs})
-            found["in two splits"] += [f"{name} in {split.name} and {other.name}" for name in common]
-    for where in places.values():
-        trained = [(split, name) for split, name in where if _trains(split)]
-        tested = [(split, name) for split, name in where if not _trains(split)]
-        for (trained_in, name), (tested_in, twin) in zip(trained[:1], tested[:1], strict=False):
-            if name != twin:  # the same name is told above
-                found["same picture in two splits"].append(f"{name} in {trained_in} is {twin} in {tested_in}")
+def _check_classes(reports: Iterable[SplitReport], names: Sequence[str], found: _Findings) -> None:
+    filled = [report for report in reports if sum(report.pixels)]
+    for index, name in enumerate(names):
+        absent = [report.name for report in filled if not report.pixels[index]]
+        if absent:
+            found.add("class never occurs", f"{name} in {', '.join(absent)}")
 
 
-def _trains(split: str) -> bool:
-    return split.startswith(("train", "aug"))
+def _labels_that_occur(seen: Iterable[_Seen], ignore_index: int) -> int:
+    present = {label for one in seen for label in one.pixels if label != ignore_index and 0 <= label <= _LARGEST_LABEL}
+    return max(present, default=-1) + 1
 
 
-def _check_classes(reports: tuple[SplitReport, ...], names: tuple[str, ...], found: defaultdict[str, list[str]]) -> None:
-    for report in reports:
-        if sum(report.pixels):
-            absent = [name for name, count in zip(names, report.pixels, strict=False) if not count]
-            found["class never occurs"] += [f"{name} in {report.name}" for name in absent]
-
-
-def _labels_that_occur(counts: Iterable[list[tuple[int, ...]]], ignore_index: int) -> int:
-    present = {label for rows in counts for row in rows for label, count in enumerate(row) if count and label != ignore_index}
-    return max(present, default=0) + 1
-
-
-def _report(split: Split, rows: list[tuple[int, ...]], classes: int, ignore_index: int) -> SplitReport:
-    table = np.array(rows, np.int64).reshape(-1, _MOST_LABELS)
-    chosen = np.concatenate([table[:, :classes], table[:, ignore_index : ignore_index + 1]], axis=1)
+def _report(split: Split, seen: Mapping[Pair, _Seen], classes: int, ignore_index: int) -> SplitReport:
+    pixels: Counter[int] = Counter()
+    images: Counter[int] = Counter()
+    for pair in split.pairs:
+        pixels.update(seen[pair].pixels)
+        images.update(seen[pair].pixels.keys())
+    columns = [*range(classes), ignore_index]
     return SplitReport(
         split.name,
         len(split.pairs),
-        tuple(int(value) for value in chosen.sum(0)),
-        tuple(int(value) for value in (chosen > 0).sum(0)),
+        tuple(pixels[label] for label in columns),
+        tuple(images[label] for label in columns),
     )

@@ -2,63 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
 from pathlib import Path
 
 from segdeploy.core.errors import InputError, MissingExtraError
 from segdeploy.core.files import new_file
 from segdeploy.training.check import CheckReport
+from segdeploy.training.curve_plots import COLOURS, FORMATS, NO_DATE
 
-_MARKS = "osD^v*"
+_MARKS = "osD^vP*"
+_ROW_IN = 0.26
 
 
-def plot_frequencies(report: CheckReport, palette: Sequence[tuple[int, int, int]], path: Path) -> None:
-    """Share of the labelled pixels a class: a bar for the first split, a mark for each other, on a logarithmic axis.
+def check_plot_path(path: Path) -> None:
+    """Whether a picture can be drawn there, asked before the data set is read rather than after it.
+
+    Raises:
+        InputError: another kind of file.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if path.suffix not in FORMATS:
+        raise InputError(expected=f"a file ending in {', '.join(FORMATS)}", got=f"'{path}'", fix="correct --plot")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError(package="matplotlib", extra="bench", purpose="drawing class frequencies")
+
+
+def plot_frequencies(report: CheckReport, path: Path) -> None:
+    """Share of the labelled pixels of each class: a mark a split, on a logarithmic axis.
 
     Args:
         report: of ``check``.
-        palette: RGB a class, 0..255.
         path: an .svg, .png or .pdf file.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
         InputError: another kind of file, or it cannot be written.
     """
-    if path.suffix.lower() not in {".svg", ".png", ".pdf"}:
-        raise InputError(expected="--plot FILE.svg, .png or .pdf", got=f"'{path}'", fix="choose one of these endings")
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(package="matplotlib", extra="bench", purpose="plots") from error
+    check_plot_path(path)
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
     shown = [split for split in report.splits if sum(split.pixels[:-1])]
-    count = len(report.classes)
-    figure = Figure(figsize=(8, max(2.5, 0.26 * count + 1.4)), layout="constrained")
-    axes = figure.add_subplot()
-    for index, split in enumerate(shown):
-        total = sum(split.pixels[:-1])
-        shares = [100 * pixels / total for pixels in split.pixels[:-1]]
-        places = list(range(count))
-        if index == 0:
-            colours = [tuple(value / 255 for value in colour) for colour in palette]
-            axes.barh(places, shares, color=colours, edgecolor="black", linewidth=0.5, label=f"{split.name} (bars)")
-        else:
-            axes.plot(
-                shares,
-                places,
-                _MARKS[(index - 1) % len(_MARKS)],
-                color="black",
-                markersize=5,
-                fillstyle="none",
-                label=split.name,
+    rows = range(len(report.classes))
+    shares = [[100 * pixels / sum(split.pixels[:-1]) for pixels in split.pixels[:-1]] for split in shown]
+    with mpl.rc_context({"font.size": 9.5, "svg.fonttype": "none", "svg.hashsalt": "segdeploy"}):
+        figure = Figure(figsize=(8, 1.6 + _ROW_IN * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xscale("log")
+        for row in rows:  # what joins the marks of one class shows how far the splits lie apart
+            present = [values[row] for values in shares if values[row]]
+            if present:
+                axes.plot([min(present), max(present)], [row, row], color="#c4c9cf", linewidth=2, zorder=1)
+        for index, (split, values) in enumerate(zip(shown, shares, strict=True)):
+            axes.scatter(
+                [value or float("nan") for value in values],
+                rows,
+                marker=_MARKS[index % len(_MARKS)],
+                color=COLOURS[index % len(COLOURS)],
+                edgecolor="white",
+                linewidth=0.6,
+                s=max(24, 90 - 22 * index),  # a mark that lies on another leaves a rim of it
+                zorder=2,
+                label=f"{split.name}, {split.images:,} images",
             )
-    axes.set_yticks(range(count), report.classes)
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlabel("share of the labelled pixels, per cent (logarithmic)")
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-    if len(shown) > 1:
-        axes.legend(loc="lower right", fontsize="small")
-    with new_file(path) as temporary, mpl.rc_context({"svg.hashsalt": "segdeploy"}):
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=120)
+        # matplotlib would read '$' as mathematics.
+        axes.set_yticks(rows, [name.replace("$", r"\$") for name in report.classes])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xlabel("per cent of the labelled pixels, logarithmic; no mark: the class never occurs")
+        axes.grid(color="#e3e6ea")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        if shown:
+            figure.legend(loc="outside upper center", ncols=4, frameon=False)
+        with new_file(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], dpi=130, metadata=NO_DATE[path.suffix])

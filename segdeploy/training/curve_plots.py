@@ -16,7 +16,7 @@ from segdeploy.training.curves import Curve, Run, best
 
 FORMATS = (".svg", ".png", ".pdf")
 # Okabe and Ito's colours, which are told apart with any colour vision; the yellow is too pale for a line.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _INK, _QUIET, _GRID = "#1f2328", "#6b7178", "#e3e6ea"
 _PANEL_IN = (4.3, 3.1)
 _COLUMNS = 3
@@ -28,7 +28,7 @@ _SMOOTHED_SHARE = 0.06
 _WIDEST_WINDOW = 101
 _DASHES = ("-", "--", ":")
 # No date in the file: the same logs give the same picture.
-_NO_DATE: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".png": {}, ".pdf": {"CreationDate": None}}
+NO_DATE: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".png": {}, ".pdf": {"CreationDate": None}}
 
 
 def draw_curves(runs: Sequence[Run], keys: Sequence[str], out: Path) -> None:
@@ -69,7 +69,7 @@ def draw_curves(runs: Sequence[Run], keys: Sequence[str], out: Path) -> None:
         for panel in panels:
             panel.set_position([round(edge, 4) for edge in panel.get_position().bounds])
         with new_file(out) as temporary:
-            figure.savefig(temporary, format=out.suffix[1:], dpi=160, metadata=_NO_DATE[out.suffix])
+            figure.savefig(temporary, format=out.suffix[1:], dpi=160, metadata=NO_DATE[out.suffix])
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -115,7 +115,7 @@ def _positions(run: Run, curve: Curve, *, epochs: bool) -> NDArray[np.float64]:
 
 def _line(index: int) -> dict[str, str]:
     """How the curves of a run look: more runs than colours go on with dashes."""
-    return {"color": _COLOURS[index % len(_COLOURS)], "linestyle": _DASHES[index // len(_COLOURS) % len(_DASHES)]}
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": _DASHES[index // len(COLOURS) % len(_DASHES)]}
 
 
 def _draw_panel(panel: Any, runs: Sequence[Run], key: str) -> None:

@@ -30,6 +30,15 @@ def datasets_of(config: Any, loader: str) -> Iterator[Any]:
             yield dataset
 
 
+def move_data(config: Any, root: Path) -> None:
+    """Put a data set in place of the config's; a folder that holds ``VOCdevkit/VOC2012`` stands for that."""
+    nested = root / "VOCdevkit" / "VOC2012"
+    for loader in LOADERS:
+        for dataset in datasets_of(config, loader):
+            # Absolute: the checkpoint remembers it, and `eval` or `bench` may be run from another folder.
+            dataset["data_root"] = str((nested if nested.is_dir() else root).resolve())
+
+
 def check_keys(config: Any, name: str) -> None:
     """A misspelt key at the top of a config is one that MMEngine never reads: ``train_cgf`` changes nothing, silently.
 

@@ -18,7 +18,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS
 from mmengine.runner import Runner
 
 from segdeploy.core.checkpoint import load_plain
-from segdeploy.core.errors import CheckpointError
+from segdeploy.core.errors import CheckpointError, InputError
 from segdeploy.core.files import write_file
 from segdeploy.core.progress import say
 from segdeploy.training.seeding import SeededDataset, seed_everything, seeded_sampler
@@ -201,6 +201,45 @@ class PositionHook(Hook):
         if is_distributed():
             for buffer in runner.model.buffers():
                 broadcast(buffer, 0)
+
+
+class LabelHook(Hook):
+    """Stops a run at a label that the model has no class for: the loss would fail on it, and the mIoU would pass over it."""
+
+    def before_train(self, runner: Any) -> None:
+        """Ask the model how many classes it has."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        head: Any = getattr(model, "decode_head", None)
+        head = head[-1] if hasattr(head, "__getitem__") else head  # a cascade's last
+        self._classes = max(int(head.num_classes), 2) if hasattr(head, "num_classes") else None  # a sigmoid's one has 0 and 1
+        self._void = getattr(head, "ignore_index", 255)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:  # noqa: ARG002  MMEngine's
+        """Look at the labels of a batch.
+
+        Raises:
+            InputError: names the image.
+        """
+        self._check(data_batch)
+
+    def before_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:  # noqa: ARG002
+        """As in training."""
+        self._check(data_batch)
+
+    def _check(self, batch: Any) -> None:
+        if self._classes is None:
+            return
+        for sample in (batch or {}).get("data_samples", []):
+            label = getattr(getattr(sample, "gt_sem_seg", None), "data", None)
+            if label is None:
+                continue
+            beyond = (label >= self._classes) & (label != self._void)
+            if beyond.any():
+                raise InputError(
+                    expected=f"labels 0 to {self._classes - 1} in '{getattr(sample, 'seg_map_path', sample.img_path)}'",
+                    got=f"label {int(label[beyond].min())}",
+                    fix="mend it; segdeploy data check CONFIG lists all that is wrong with the data set",
+                )
 
 
 @contextmanager

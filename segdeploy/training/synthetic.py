@@ -1,7 +1,8 @@
 """A synthetic data set in PASCAL VOC's layout: shapes of several classes over textured backgrounds, void along their borders.
 
-What tells the classes apart is their outline and, more weakly, their hue; brightness, size, angle and texture vary freely,
-so that a threshold on colour does not solve it and a small network does, within a minute or two.
+What tells the first 21 classes apart is their outline and, more weakly, their hue; brightness, size, angle and texture vary
+freely, so that a threshold on colour does not solve it and a small network does, within a minute or two. The others have a
+pattern and a narrow range of hues as well: every class is one outline in one fill.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from segdeploy.core.files import new_folder
 from segdeploy.core.imaging import Image, label_png
 from segdeploy.core.palette import distinct_palette
 from segdeploy.core.progress import progress_bar
+from segdeploy.training.fills import FILLS, patterned_fill, wide_fill
 
 VOID = 255
-_SMALLEST_SIDE = 32
+MOST_CLASSES = VOID
+_SIDES = (32, 8192)  # beyond, an image of floats takes gigabytes
 _JPEG_QUALITY = 92
 # name -> corners of the outline and how deep every second one lies (1: a regular polygon)
 _OUTLINES: dict[str, tuple[int, float]] = {
@@ -35,8 +38,8 @@ _OUTLINES: dict[str, tuple[int, float]] = {
     "burst": (24, 0.6),
     "blade": (6, 0.3),
 }
-_FILLS = ("plain", "striped")
-MOST_CLASSES = 1 + len(_OUTLINES) * len(_FILLS)
+# Up to so many classes an image holds any of them, in hues that their number spreads; the same images as ever.
+_FEW = 21
 
 
 def class_names(count: int) -> tuple[str, ...]:
@@ -47,8 +50,7 @@ def class_names(count: int) -> tuple[str, ...]:
     """
     if not 2 <= count <= MOST_CLASSES:
         raise InputError(expected=f"2 to {MOST_CLASSES} classes", got=str(count), fix="correct --classes")
-    plain = list(_OUTLINES)
-    return ("background", *[*plain, *(f"striped {name}" for name in plain)][: count - 1])
+    return ("background", *[f"{fill}{outline}" for fill in FILLS for outline in _OUTLINES][: count - 1])
 
 
 def write_synthetic_voc(root: Path, *, train: int, val: int, size: tuple[int, int], classes: int, seed: int) -> None:
@@ -59,16 +61,17 @@ def write_synthetic_voc(root: Path, *, train: int, val: int, size: tuple[int, in
         train: how many images for training.
         val: how many for validation. Every fourth of them has another size, so that dynamic shapes are met.
         size: (H, W) in pixels.
-        classes: background included.
+        classes: background included. Of more than 21, as many images of a split hold each of them at least once.
         seed: of everything random.
 
     Raises:
         InputError: a number that makes no sense, or a folder that cannot be written or holds something else.
     """
     names = class_names(classes)
-    if train < 1 or val < 1 or min(size) < _SMALLEST_SIDE:
+    smallest, largest = _SIDES
+    if train < 1 or val < 1 or min(size) < smallest or max(size) > largest:
         raise InputError(
-            expected=f"at least one image a split, of {_SMALLEST_SIDE}x{_SMALLEST_SIDE} or more",
+            expected=f"at least one image a split, of {smallest}x{smallest} to {largest}x{largest}",
             got=f"{train} for training, {val} for validation, {size[0]}x{size[1]}",
             fix="correct --train, --val or --size",
         )
@@ -79,6 +82,7 @@ def write_synthetic_voc(root: Path, *, train: int, val: int, size: tuple[int, in
             fix="choose another --root",
         )
     palette = distinct_palette(classes)
+    turns = np.random.default_rng(seed).permutation(np.arange(1, classes)) if classes > _FEW else None
     with new_folder(root) as temporary, progress_bar("synthetic images", train + val) as advance:
         voc = temporary / "VOCdevkit" / "VOC2012"
         for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
@@ -90,7 +94,9 @@ def write_synthetic_voc(root: Path, *, train: int, val: int, size: tuple[int, in
                 # A generator of its own for every image: the same image whatever the numbers of the others are.
                 random = np.random.default_rng([seed, split == "val", index])
                 height, width = _varied(size, index) if split == "val" else size
-                image, label = draw_scene(random, height, width, classes)
+                image, label = draw_scene(
+                    random, height, width, classes, None if turns is None else int(turns[index % len(turns)])
+                )
                 written = cv2.imwrite(
                     str(voc / "JPEGImages" / f"{stem}.jpg"), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
                 )
@@ -104,24 +110,60 @@ def write_synthetic_voc(root: Path, *, train: int, val: int, size: tuple[int, in
         (temporary / "classes.json").write_text(json.dumps({"classes": names, "palette": palette}) + "\n")
 
 
-def draw_scene(random: np.random.Generator, height: int, width: int, classes: int) -> tuple[Image, NDArray[np.uint8]]:
+def draw_scene(
+    random: np.random.Generator, height: int, width: int, classes: int, certain: int | None = None
+) -> tuple[Image, NDArray[np.uint8]]:
     """One image with its labels.
+
+    Args:
+        random: draws everything.
+        height: in pixels.
+        width: likewise.
+        classes: background included.
+        certain: a class that is in front, and large.
 
     Returns:
         uint8 [H, W, 3] RGB, and uint8 [H, W] labels with void (255) along every object's border.
     """
     image = _texture(random, height, width)
     label = np.zeros((height, width), np.uint8)
-    side = min(height, width)
     for _ in range(random.integers(2, 5)):
         kind = int(random.integers(1, classes))
-        centre = random.uniform(0.12, 0.88, 2) * (width, height)
-        mask = _outline_mask(random, (height, width), kind, centre, side * random.uniform(0.14, 0.28))
-        image[mask > 0] = _fill(random, height, width, kind, classes)[mask > 0]
-        label[mask > 0] = kind
-        label[_border(mask, side)] = VOID
+        _draw(random, image, label, kind, classes=classes, radii=(0.14, 0.28), margin=0.12)
+    if certain is not None:
+        _draw(random, image, label, certain, classes=classes, radii=(0.22, 0.28), margin=0.3)
     noise = random.normal(0, 6, image.shape)
     return np.clip(image + noise, 0, 255).astype(np.uint8), label
+
+
+def _draw(
+    random: np.random.Generator,
+    image: NDArray[np.float64],
+    label: NDArray[np.uint8],
+    kind: int,
+    *,
+    classes: int,
+    radii: tuple[float, float],
+    margin: float,
+) -> None:
+    """Put an object into an image and its label map: radius and distance from the edge as shares of the image's size."""
+    height, width = label.shape
+    centre = random.uniform(margin, 1 - margin, 2) * (width, height)
+    radius = min(height, width) * random.uniform(*radii)
+    fill, outline = divmod(kind - 1, len(_OUTLINES))
+    mask = _outline_mask(random, label.shape, outline, centre, radius)
+    left, top, wide, high = cv2.boundingRect(mask)
+    box = slice(top, top + high), slice(left, left + wide)
+    rows, columns = np.mgrid[box]
+    if fill < 2:
+        hue = (kind - 1) / max(min(classes, _FEW) - 1, 1) * 180
+        surface = wide_fill(random, rows, columns, hue, striped=fill == 1)
+    else:
+        surface = patterned_fill(random, rows - centre[1], columns - centre[0], radius, fill)
+    inside = mask[box] > 0
+    image[box][inside] = surface[inside]
+    label[mask > 0] = kind
+    label[_border(mask, min(label.shape))] = VOID
 
 
 def _varied(size: tuple[int, int], index: int) -> tuple[int, int]:
@@ -142,24 +184,10 @@ def _texture(random: np.random.Generator, height: int, width: int) -> NDArray[np
     return np.asarray(canvas + ramp + random.uniform(80, 170) + random.uniform(-12, 12, 3), np.float64)
 
 
-def _fill(random: np.random.Generator, height: int, width: int, kind: int, classes: int) -> NDArray[np.float64]:
-    """An object's surface: a hue near its class's own, any brightness, shaded; stripes for the striped classes."""
-    hue = (kind - 1) / max(classes - 1, 1) * 180 + random.normal(0, 9)
-    pixel = np.array([[[hue % 180, random.uniform(90, 200), random.uniform(110, 245)]]], np.uint8)
-    colour = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float64)
-    rows, columns = np.mgrid[0:height, 0:width]
-    angle = random.uniform(0, np.pi)
-    along = rows * np.sin(angle) + columns * np.cos(angle)
-    shade = 14 * np.sin(along / random.uniform(14, 30))
-    if kind > len(_OUTLINES):
-        shade = shade + 55 * np.sign(np.sin(along / random.uniform(1.6, 2.6)))
-    return np.asarray(colour + shade[..., None], np.float64)
-
-
 def _outline_mask(
-    random: np.random.Generator, size: tuple[int, int], kind: int, centre: NDArray[np.float64], radius: float
+    random: np.random.Generator, size: tuple[int, ...], outline: int, centre: NDArray[np.float64], radius: float
 ) -> NDArray[np.uint8]:
-    corners, depth = list(_OUTLINES.values())[(kind - 1) % len(_OUTLINES)]
+    corners, depth = list(_OUTLINES.values())[outline]
     angles = np.arange(corners) * 2 * np.pi / corners + random.uniform(0, 2 * np.pi)
     radii = radius * np.where(np.arange(corners) % 2, depth, 1.0) if depth < 1 else np.full(corners, radius)
     points = centre + np.stack([np.cos(angles) * radii, np.sin(angles) * radii], 1)

@@ -18,7 +18,7 @@ from segdeploy.core.mmseg import load_mmseg
 from segdeploy.core.progress import say
 from segdeploy.core.targets import WORK_DIRS
 from segdeploy.training.distributed import Place, connected, place_from
-from segdeploy.training.preflight import LOADERS, check_data, check_files, check_keys, check_padding, datasets_of
+from segdeploy.training.preflight import check_data, check_files, check_keys, check_padding, move_data
 from segdeploy.training.schedule import change_length, iterations_per_epoch, length_of
 
 
@@ -79,7 +79,7 @@ def train(config: str, settings: Settings | None = None) -> TrainResult:
 
     Raises:
         ConfigError: the config cannot be loaded or does not fit together.
-        InputError: the data set or a file of it is not there, or this machine has not what was asked for.
+        InputError: the data set or a file of it is not there, a label has no class, or this machine has not what was asked for.
         CheckpointError: there is nothing to resume, it is damaged, or does not fit.
         DivergedError: the loss became NaN or infinite.
     """
@@ -88,13 +88,14 @@ def train(config: str, settings: Settings | None = None) -> TrainResult:
     loaded, work_dir = configure(config, settings, place)
     with connected(place), _quiet_console(), contextlib.ExitStack() as bar:
         from segdeploy.training.display import Display
-        from segdeploy.training.runner import PositionHook, whole_files
+        from segdeploy.training.runner import LabelHook, PositionHook, whole_files
 
         runner = _build_runner(loaded, config)
         check_files(runner)
         if runner.rank == 0:
             say(_outline(runner))
         runner.register_hook(PositionHook())
+        runner.register_hook(LabelHook())
         runner.register_hook(Display(bar, work_dir.name))
         _prepare_network(runner.model, channels_last=settings.channels_last, compiled=settings.compile)
         with whole_files():
@@ -118,7 +119,7 @@ def configure(config: str, settings: Settings, place: Place | None = None) -> tu
     loaded.work_dir = str(work_dir)
     loaded.launcher = "pytorch" if place else "none"
     if settings.data_root is not None:
-        _move_data(loaded, settings.data_root)
+        move_data(loaded, settings.data_root)
     if settings.seed is not None:
         loaded.randomness = {**loaded.get("randomness", {}), "seed": settings.seed}
     if settings.amp:
@@ -138,14 +139,6 @@ def configure(config: str, settings: Settings, place: Place | None = None) -> tu
             assert settings.iterations is not None
             change_length(loaded, settings.iterations, "iterations", per_epoch)
     return loaded, work_dir
-
-
-def _move_data(config: Any, root: Path) -> None:
-    nested = root / "VOCdevkit" / "VOC2012"
-    for loader in LOADERS:
-        for dataset in datasets_of(config, loader):
-            # Absolute: the checkpoint remembers it, and `eval` or `bench` may be run from another folder.
-            dataset["data_root"] = str((nested if nested.is_dir() else root).resolve())
 
 
 def _require_cuda() -> None:

@@ -100,10 +100,12 @@ def prepare_voc(
         lists = read_lists(voc, benchmark if sbd else None)
         if not subset:
             _check_counts(lists, root)
-        _raise_all(_missing_files(voc, lists), say)
-        if not sbd or _finished(voc, lists):
+        missing = _missing_files(voc, lists)
+        if not sbd or (_finished(voc, lists) and not missing):
+            _raise_all([_incomplete(kind, found) for kind, found in _told(missing).items()], say)
             return Prepared(lists, unpacked)
-        return Prepared(lists, changed=True, images_copied=_add_sbd(voc, benchmark, lists, workers, say))
+        copied = _add_sbd(voc, benchmark, lists, missing, workers=workers, say=say)
+        return Prepared(lists, changed=True, images_copied=copied)
 
 
 def read_lists(voc: Path, sbd: Path | None) -> VocLists:
@@ -124,13 +126,19 @@ def read_lists(voc: Path, sbd: Path | None) -> VocLists:
     return VocLists(*(tuple(sorted(names)) for names in (train, val, trainaug, trainaug - train)))
 
 
-def _add_sbd(voc: Path, sbd: Path, lists: VocLists, workers: int, say: Callable[[str], None]) -> int:
-    """Make the label maps, then the lists. Returns how many images were copied from SBD."""
+def _add_sbd(
+    voc: Path, sbd: Path, lists: VocLists, missing: dict[str, list[str]], *, workers: int, say: Callable[[str], None]
+) -> int:
+    """Make the label maps, then the lists. Returns how many images were copied.
+
+    What is known to be missing does not keep the others from being made, nor what is wrong with them from being told.
+    """
     from segdeploy.training.voc_masks import Folders, Job, make_labels
 
-    jobs = [*(Job(name, own=True) for name in lists.train + lists.val), *(Job(name, own=False) for name in lists.aug)]
-    outcomes = make_labels(jobs, Folders(voc, sbd), workers)
-    faults = defaultdict(list)
+    absent = {Path(file).stem for files in missing.values() for file in files}
+    own = [Job(name, own=True) for name in lists.train + lists.val if name not in absent]
+    outcomes = make_labels([*own, *(Job(name, own=False) for name in lists.aug)], Folders(voc, sbd), workers)
+    faults = defaultdict(list, _told(missing))
     for outcome in outcomes:
         if outcome.fault:
             faults[outcome.fault].append(f"{outcome.name} ({outcome.detail})")
@@ -187,14 +195,18 @@ def _check_counts(lists: VocLists, root: Path) -> None:
         )
 
 
-def _missing_files(voc: Path, lists: VocLists) -> list[InputError]:
-    """VOC's own images and label maps that are not there."""
-    problems = []
+def _missing_files(voc: Path, lists: VocLists) -> dict[str, list[str]]:
+    """VOC's own images and label maps that are not there, by kind."""
+    missing = {}
     for kind, folder, suffix in (("image", "JPEGImages", ".jpg"), ("label", "SegmentationClass", ".png")):
         absent = sorted({f"{name}{suffix}" for name in lists.train + lists.val} - _files(voc / folder))
         if absent:
-            problems.append(_incomplete(kind, [f"{name} (missing)" for name in absent]))
-    return problems
+            missing[kind] = absent
+    return missing
+
+
+def _told(missing: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {kind: [f"{file} (missing)" for file in files] for kind, files in missing.items()}
 
 
 def _finished(voc: Path, lists: VocLists) -> bool:

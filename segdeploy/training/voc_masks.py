@@ -6,14 +6,7 @@ read with this folder alone, and ``aug.txt`` with it beside ``train.txt`` with `
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +17,7 @@ from segdeploy.core.files import write_file
 from segdeploy.core.imaging import label_png
 from segdeploy.core.palette import distinct_palette
 from segdeploy.core.progress import track
+from segdeploy.training.processes import map_in_processes
 from segdeploy.training.sbd import CLASSES, read_sbd_mask
 
 _CHUNK = 64
@@ -112,9 +106,7 @@ def make_labels(jobs: Sequence[Job], folders: Folders, workers: int) -> list[Out
         raise InputError(
             expected=f"a folder that can be written at '{target}'", got=str(error.strerror), fix="change its permissions"
         ) from error
-    work = partial(make_label, folders=folders)
-    workers = min(workers, -(-len(jobs) // _CHUNK))
-    results = map(work, jobs) if workers <= 1 else _in_processes(work, jobs, workers)
+    results = map_in_processes(partial(make_label, folders=folders), jobs, workers=workers, chunk=_CHUNK)
     return list(track(results, "label maps", len(jobs)))
 
 
@@ -202,37 +194,3 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
     if not data.startswith(_PNG_START) or not data.endswith(_PNG_END):
         return None
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-
-
-def _in_processes(work: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
-    # Spawned, not forked: PyTorch's threads may be alive here, and a fork would inherit their locks.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
-    try:
-        # Ctrl-C goes to all processes; the parent deals with it, and those started now inherit that it is held back.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            outcomes = pool.map(work, jobs, chunksize=_CHUNK)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        yield from outcomes
-    except BrokenProcessPool as error:
-        raise InputError(
-            expected=f"{workers} processes at work",
-            got="one of them was killed, perhaps for lack of memory",
-            fix="start the same command again to go on, with fewer --workers",
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """In a worker: end when the parent ends, even where that was killed and could not say so."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "this runs in a worker"
-
-    def follow() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

@@ -32,6 +32,23 @@ def test_synth_with_other_classes_promises_no_config(tmp_path):
     assert "segdeploy train" not in result.output
 
 
+def test_synth_many_classes(tmp_path):
+    """So many names that only the first are told."""
+    arguments = ("--train", "1", "--val", "1", "--size", "32x40", "--classes", "255")
+    result = invoke("data", "synth", "--root", str(tmp_path / "d"), *arguments)
+    assert result.exit_code == 0, result.output
+    assert "255 classes: background, circle, " in result.output
+    assert "striped blade and 234 more\n" in result.output
+
+
+@pytest.mark.parametrize("arguments", [("--classes", "256"), ("--size", "31x64"), ("--size", "64x8193")])
+def test_synth_beyond_its_limits(tmp_path, arguments):
+    """More classes or pixels than there can be is an error of ours, and nothing is written."""
+    result = invoke("data", "synth", "--root", str(tmp_path / "d"), *arguments)
+    assert isinstance(result.exception, InputError)
+    assert not list(tmp_path.iterdir())
+
+
 def test_synth_bad_size(tmp_path):
     """A size that is none is an error of ours."""
     result = invoke("data", "synth", "--root", str(tmp_path / "d"), "--size", "big")
@@ -117,13 +134,15 @@ def test_train_option_without_value():
 
 
 def test_interrupted_says_how_to_go_on(monkeypatch):
-    """After Ctrl-C the way to go on is --resume."""
+    """After Ctrl-C the way to go on is --resume, not the same command."""
 
     def train(*_args, **_kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("segdeploy.training.train.train", train)
-    assert "--resume" in invoke("train", "x").output
+    ended = invoke("train", "x")
+    assert ended.exit_code == 130
+    assert ended.output == "interrupted; what was saved is kept: add --resume to go on from the last checkpoint\n"
 
 
 def test_unknown_config_is_one_line(tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 from segdeploy.core.dataset import find_samples
 from segdeploy.core.errors import InputError
 from segdeploy.core.palette import distinct_palette
+from segdeploy.training.fills import FILLS, patterned_fill
 from segdeploy.training.synthetic import MOST_CLASSES, VOID, class_names, write_synthetic_voc
 
 
@@ -100,17 +101,55 @@ def test_other_folder_is_not_overwritten(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_every_number_of_classes(tmp_path):
-    """The largest number of classes works, and each one is met."""
-    root = write(tmp_path / "data", train=90, classes=MOST_CLASSES)
-    met = set()
-    for sample in find_samples(root, "train"):
-        met |= set(np.unique(np.array(Image.open(sample.label))))
-    assert met == {*range(MOST_CLASSES), VOID}
+def labels_of(root, split):
+    return {label for sample in find_samples(root, split) for label in np.unique(np.array(Image.open(sample.label)))}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_few_classes_are_all_met(tmp_path, split):
+    """Up to 21 classes are drawn at random: in 90 images each occurs."""
+    root = write(tmp_path / "data", **{"train": 1, "val": 1, "classes": 21, split: 90})
+    assert labels_of(root, split) == {*range(21), VOID}
+
+
+@pytest.mark.parametrize(("classes", "size"), [(22, (32, 32)), (60, (48, 64)), (MOST_CLASSES, (48, 64))])
+def test_many_classes_are_all_met(tmp_path, classes, size):
+    """Of more, as many images as classes hold each of them."""
+    root = write(tmp_path / "data", train=classes - 1, val=2, size=size, classes=classes)
+    assert labels_of(root, "train") == {*range(classes), VOID}
+
+
+def test_names_and_colours_are_distinct():
+    """255 classes have as many names and colours, and the first of them do not depend on how many there are."""
+    names = class_names(MOST_CLASSES)
+    assert len(set(names)) == len(set(distinct_palette(MOST_CLASSES))) == MOST_CLASSES == 255
+    assert names[:21] == class_names(21)
+    assert (names[11], names[21]) == ("striped circle", "red dotted circle")
+
+
+def test_classes_differ_where_they_should():
+    """One outline, drawn by the same random numbers in every fill: no two surfaces are alike."""
+    rows, columns = np.mgrid[-20:20, -20:20]
+    surfaces = [patterned_fill(np.random.default_rng(0), rows, columns, 20, fill) for fill in range(2, len(FILLS))]
+    for index, surface in enumerate(surfaces):
+        for other in surfaces[:index]:
+            assert np.abs(surface - other).mean() > 15
+
+
+@pytest.mark.parametrize("size", [(1024, 2048), (48, 64), (33, 200)])
+def test_sizes(tmp_path, size):
+    """From large to small, images and labels have the size asked for, and objects their share of it."""
+    root = write(tmp_path / "data", train=1, val=1, size=size, classes=60)
+    (sample,) = find_samples(root, "train")
+    label = np.array(Image.open(sample.label))
+    assert Image.open(sample.image).size == label.shape[::-1] == size[::-1]
+    objects = (label != 0) & (label != VOID)
+    assert 0.02 < objects.sum() / min(size) ** 2 < 1.2
 
 
 @pytest.mark.parametrize(
-    "changes", [{"train": 0}, {"val": 0}, {"size": (8, 64)}, {"classes": 1}, {"classes": MOST_CLASSES + 1}]
+    "changes",
+    [{"train": 0}, {"val": 0}, {"size": (8, 64)}, {"size": (64, 8193)}, {"classes": 1}, {"classes": MOST_CLASSES + 1}],
 )
 def test_senseless_numbers(tmp_path, changes):
     """Numbers that make no data set are refused, and nothing is written."""

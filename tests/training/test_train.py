@@ -5,7 +5,9 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from segdeploy.core.checkpoint import load_checkpoint
 from segdeploy.core.errors import CheckpointError, ConfigError, DivergedError, InputError
@@ -134,6 +136,19 @@ def test_diverged(synthetic, tmp_path, tiny):
     """A loss that is no number ends the run, and names the images of the batch."""
     with pytest.raises(DivergedError, match=r"train_0000\d\.jpg"):
         train(CONFIG, Settings(work_dir=tmp_path, data_root=synthetic, options=tiny | {"optim_wrapper.optimizer.lr": "1e20"}))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_label_without_a_class(synthetic, tmp_path, tiny, split):
+    """A mask of one class more than the model has is one line that names it, in training as in validation."""
+    root = shutil.copytree(synthetic, tmp_path / "data")
+    folder = root / "VOCdevkit" / "VOC2012" / "SegmentationClass"
+    for path in folder.glob(f"{split}_*.png"):
+        label = np.array(Image.open(path))
+        label[:] = np.where(label == 255, 255, 5)
+        Image.fromarray(label).save(path)
+    with pytest.raises(InputError, match=rf"labels 0 to 4 in '.*{split}_0000\d\.png'; got label 5; .*data check"):
+        train(CONFIG, Settings(work_dir=tmp_path / "run", data_root=root, options=tiny))
 
 
 def test_amp_needs_cuda(synthetic, tmp_path, tiny):

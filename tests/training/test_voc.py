@@ -287,7 +287,7 @@ def test_faults(tree, spoil, words):
         prepare(tree, said)
     assert said == []
     assert lists(tree).keys() == {"train", "val"}
-    assert f"{AUG[1]}.png" not in labels(tree) or spoil in (cut_label, other_size_of_vocs_own)
+    assert f"{AUG[1]}.png" not in labels(tree) or spoil in (no_label, cut_label, other_size_of_vocs_own)
     shutil.copytree(tree.with_name("good"), tree, dirs_exist_ok=True)
     prepare(tree)
     prepare(tree.with_name("good"))
@@ -316,6 +316,21 @@ def test_many_faults(voc_sbd, tmp_path):
     assert "got 2 without: 2009_000007 (" in lines[1]
     assert {f"{name}.png" for name in rest} & labels(tmp_path).keys() == {f"{name}.png" for name in rest[9:]}
     assert "trainaug" not in lists(tmp_path)
+
+
+def test_missing_label_does_not_hide_the_rest(tree):
+    """What SBD has wrong is told in the same run, and the good label maps are made."""
+    no_label(tree)
+    bad_mat(tree)
+    said = []
+    with pytest.raises(InputError) as caught:
+        prepare(tree, said)
+    lines = sorted([*said, f"error: {caught.value}"])
+    assert len(lines) == 2
+    assert f"got 1 without: {AUG[1]} (" in lines[0]
+    assert f"got 1 without: {VAL[0]}.png (missing)" in lines[1]
+    assert labels(tree).keys() == {f"{name}.png" for name in TRAIN + VAL + AUG} - {f"{VAL[0]}.png", f"{AUG[1]}.png"}
+    assert lists(tree).keys() == {"train", "val"}
 
 
 def test_missing_images_and_labels_of_voc(tree):
