@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from segdeploy.core.model import version_of
 from segdeploy.export.graph import DeployGraph
 from segdeploy.export.onnx_names import name_nodes
 from segdeploy.export.options import Options
+from segdeploy.export.rewrites import ExactShiftedWindows, smallest_regular_side
 from segdeploy.export.shapes import example_shape
 
 _OPSETS = range(18, 24)
@@ -55,7 +56,7 @@ def write_onnx(graph: DeployGraph, manifest: Manifest, folder: Path, options: Op
 
 
 def _export_fp32(graph: DeployGraph, manifest: Manifest, path: Path, opset: int) -> None:
-    example = torch.zeros((*example_shape(manifest.input.shape), 3), dtype=torch.uint8)
+    example = torch.zeros((*example_shape(manifest.input.shape, smallest_regular_side(graph)), 3), dtype=torch.uint8)
     weights_bytes = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
     try:
         with _quiet(), torch.no_grad():
@@ -63,17 +64,20 @@ def _export_fp32(graph: DeployGraph, manifest: Manifest, path: Path, opset: int)
                 graph,
                 (example,),
                 dynamo=True,
-                dynamic_shapes={"image": _dynamic(manifest)},
+                dynamic_shapes={"image": _dynamic(graph, manifest)},
                 input_names=["image"],
                 output_names=["mask", "logits"],
                 opset_version=opset,
                 verbose=False,
             )
             assert program is not None
+            _check_axes(program.model.graph.inputs[0].shape, manifest)
             name_nodes(program.model)
             program.model.metadata_props.update(_facts(manifest))
             program.save(str(path), external_data=weights_bytes > _LARGEST_FILE_BYTES)
         onnx.checker.check_model(str(path), full_check=True)
+    except ExportError:
+        raise
     except Exception as error:  # torch.export raises some twenty unrelated types
         raise ExportError(
             expected=f"a model that torch.onnx can export at opset {opset}",
@@ -90,16 +94,32 @@ def _root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(lines[:2]) or 'no message'}"[:300]
 
 
-def _dynamic(manifest: Manifest) -> dict[int, Any]:
+def _dynamic(graph: DeployGraph, manifest: Manifest) -> dict[int, Any]:
+    # A named dimension is refused where torch.export has noted any condition on it. With Swin's windows these are many, and
+    # of the order in memory alone (is there one window or more?): the module itself asks nothing of a size.
+    named = not any(isinstance(module, ExactShiftedWindows) for module in graph.modules())
     axes = zip("NHW", manifest.input.shape[:3], strict=True)
-    return {
+    return {index: _dimension(letter, axis, named) for index, (letter, axis) in enumerate(axes) if isinstance(axis, Bounds)}
+
+
+def _dimension(letter: str, axis: Bounds, named: bool) -> Any:
+    if axis.step > 1:
         # An axis of multiples is what torch.export calls a derived dimension: 16*H.
-        index: axis.step * torch.export.Dim(letter, min=axis.min // axis.step, max=axis.max // axis.step)
-        if axis.step > 1
-        else torch.export.Dim(letter, min=axis.min, max=axis.max)
-        for index, (letter, axis) in enumerate(axes)
-        if isinstance(axis, Bounds)
-    }
+        return axis.step * torch.export.Dim(letter, min=axis.min // axis.step, max=axis.max // axis.step)
+    if named:
+        return torch.export.Dim(letter, min=axis.min, max=axis.max)
+    return letter  # dynamic, with this name, and any conditions
+
+
+def _check_axes(shape: Sequence[Any], manifest: Manifest) -> None:
+    """torch.onnx takes up what torch.export suggests, and a dynamic axis may come out fixed at the example's size."""
+    for letter, axis, size in zip("NHW", manifest.input.shape[:3], shape, strict=False):
+        if isinstance(axis, Bounds) and isinstance(size, int):
+            raise ExportError(
+                expected=f"a dynamic {letter}",
+                got=f"a graph in which torch.export fixed it at {size}: the model makes a number of it in Python",
+                fix="export a static shape: --shape HxW, --batch N",
+            )
 
 
 def _facts(manifest: Manifest) -> dict[str, str]:
