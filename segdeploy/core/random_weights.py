@@ -24,7 +24,7 @@ from segdeploy.core.model import build_model, crop_size, dataset_meta
 
 _IMAGES = 4
 # Sides to try, smallest first: some architectures need more, some take their training crop only.
-_SIDES = (128, 256)
+_SIDES = (128, 256, 416)
 # A global pooling leaves one value an image: no statistics of a channel can be taken from so few.
 _ENOUGH_VALUES = 64
 _RESIDUAL_GAIN = 0.25
@@ -152,10 +152,25 @@ def _draw_constants(model: Any) -> None:
 
 def _damp_residuals(model: Any) -> None:
     for module in model.modules():
-        # The last norm of a residual block, as all of mmseg's ResNets call it.
-        last = getattr(module, "norm3", None) or getattr(module, "norm2", None)
-        if last is not None and hasattr(module, "conv2"):
+        last = _last_norm(module)
+        if last is not None:
             last.weight.data.mul_(_RESIDUAL_GAIN)
+
+
+def _last_norm(module: Any) -> Any:
+    """The last norm of a residual block's branch; None where the module is no such block."""
+    from mmseg.models.backbones.erfnet import NonBottleneck1d
+    from mmseg.models.utils import InvertedResidual, InvertedResidualV3
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    if isinstance(module, NonBottleneck1d):
+        return next(layer for layer in reversed(module.convs_layers) if isinstance(layer, _BatchNorm))
+    if isinstance(module, InvertedResidual) and module.use_res_connect:
+        return module.conv[-1].norm
+    if isinstance(module, InvertedResidualV3) and module.with_res_shortcut:
+        return module.linear_conv.norm
+    # As all of mmseg's ResNets call it.
+    return (getattr(module, "norm3", None) or getattr(module, "norm2", None)) if hasattr(module, "conv2") else None
 
 
 class _Scaling:
@@ -168,11 +183,14 @@ class _Scaling:
 
     def __enter__(self) -> None:
         """Watch the layers."""
+        from mmseg.models.decode_heads.knet_head import KernelUpdateHead
         from torch import nn
         from torch.nn.modules.batchnorm import _BatchNorm
 
         for module in self._model.modules():
-            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            if isinstance(module, KernelUpdateHead):
+                self._hooks.append(module.register_forward_hook(self._scale_kernels))
+            elif isinstance(module, _BatchNorm) and module.running_mean is not None:
                 self._hooks.append(module.register_forward_pre_hook(self._calibrate))
             elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
                 self._hooks.append(module.register_forward_hook(self._scale))
@@ -212,6 +230,15 @@ class _Scaling:
         if module.bias is not None:
             module.bias.div_(size)
         return output / size
+
+    @staticmethod
+    def _scale_kernels(module: Any, inputs: tuple[Any, ...], output: tuple[Any, Any]) -> tuple[Any, Any]:  # noqa: ARG004
+        """K-Net's filters of power one give logits of a hundred, of which the next stage's softmax takes one and no other."""
+        masks, kernels = output
+        size = masks.square().mean().sqrt().clamp(min=1e-6)
+        module.fc_mask.weight.div_(size)
+        module.fc_mask.bias.div_(size)
+        return masks / size, kernels
 
 
 def _check_varied(logits: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import onnx
@@ -11,7 +13,7 @@ import onnxscript  # noqa: F401  the exporter imports it late; it should be miss
 import torch
 
 from segdeploy.core.errors import ExportError
-from segdeploy.core.manifest import Manifest
+from segdeploy.core.manifest import Bounds, Manifest
 from segdeploy.core.model import version_of
 from segdeploy.export.capture import dynamic_axes, example_input, export_error, quiet
 from segdeploy.export.graph import DeployGraph
@@ -53,21 +55,35 @@ def _export_fp32(graph: DeployGraph, manifest: Manifest, path: Path, opset: int)
         with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
             program = torch.onnx.export(
                 graph,
-                (example_input(manifest),),
+                (example_input(graph, manifest),),
                 dynamo=True,
-                dynamic_shapes={"image": dynamic_axes(manifest)},
+                dynamic_shapes={"image": dynamic_axes(graph, manifest)},
                 input_names=["image"],
                 output_names=["mask", "logits"],
                 opset_version=opset,
                 verbose=False,
             )
             assert program is not None
+            _check_axes(program.model.graph.inputs[0].shape, manifest)
             name_nodes(program.model)
             program.model.metadata_props.update(_facts(manifest))
             program.save(str(path), external_data=weights_bytes > _LARGEST_FILE_BYTES)
         onnx.checker.check_model(str(path), full_check=True)
+    except ExportError:
+        raise
     except Exception as error:  # torch.export raises some twenty unrelated types
         raise export_error(error, f"a model that torch.onnx can export at opset {opset}", "onnx") from error
+
+
+def _check_axes(shape: Sequence[Any], manifest: Manifest) -> None:
+    """torch.onnx takes up what torch.export suggests, and a dynamic axis may come out fixed at the example's size."""
+    for letter, axis, size in zip("NHW", manifest.input.shape[:3], shape, strict=False):
+        if isinstance(axis, Bounds) and isinstance(size, int):
+            raise ExportError(
+                expected=f"a dynamic {letter}",
+                got=f"a graph in which torch.export fixed it at {size}: the model makes a number of it in Python",
+                fix="export a static shape: --shape HxW, --batch N",
+            )
 
 
 def _facts(manifest: Manifest) -> dict[str, str]:

@@ -58,7 +58,7 @@ def write_pt2(graph: DeployGraph, manifest: Manifest, folder: Path, options: Opt
     try:
         with quiet("torch"), torch.no_grad(), torch.random.fork_rng(devices=[]):
             graph = graph.to(device)
-            image = example_input(manifest).to(device)
+            image = example_input(graph, manifest).to(device)
             program, narrowed = _captured(graph, image, manifest)
             refuse_custom_ops((node.target.name() for node in program.graph.nodes if _is_operator(node)), "pt2")
             aoti_compile_and_package(program, package_path=str(path), inductor_configs=_settings())
@@ -99,7 +99,7 @@ def _captured(graph: DeployGraph, image: torch.Tensor, manifest: Manifest) -> tu
     It asks of many sizes whether they are 1, to choose an order in memory or to broadcast, and takes the answer for a
     demand: of 32 pixels a stride of 32 leaves one, so that it wants 33. The values are the same either way.
     """
-    shapes: Any = {"image": dynamic_axes(manifest)}
+    shapes: Any = {"image": dynamic_axes(graph, manifest)}
     narrowed = False
     try:
         program = torch.export.export(graph, (image,), dynamic_shapes=shapes, prefer_deferred_runtime_asserts_over_guards=True)

@@ -120,10 +120,25 @@ class ExactAdaptivePadding(nn.Module):
 
     def _missing(self, side: int, axis: int) -> Any:
         stride, reach = self.stride[axis], (self.kernel[axis] - 1) * self.dilation[axis] + 1
-        steps = (side + stride - 1) // stride
-        missing = (steps - 1) * stride + reach - side
-        # A kernel that reaches as far as its stride never ends before the image does.
-        return missing if reach >= stride else torch.sym_max(missing, 0)
+        return ((side + stride - 1) // stride - 1) * stride + reach - side
+
+
+class ExactPaddedConv(nn.Module):
+    """mmcv's ``Conv2dAdaptivePadding``, which begins MobileNetV3. It pads as ``AdaptivePadding`` does, with the same fault."""
+
+    def __init__(self, conv: Any) -> None:
+        super().__init__()
+        self.conv, self.pad = conv, ExactAdaptivePadding(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, channels, H / stride, W / stride], rounded up."""
+        return nn.Conv2d.forward(self.conv, self.pad(x))  # not mmcv's, which would pad again
+
+
+def _leaves_no_gaps(padding: Any) -> bool:
+    """Whether a kernel reaches as far as its stride, as all of mmseg's do: then it never ends before the image does."""
+    kernels = zip(padding.kernel_size, padding.dilation, padding.stride, strict=True)
+    return all((kernel - 1) * dilation + 1 >= stride for kernel, dilation, stride in kernels)
 
 
 class ExactShiftedWindows(nn.Module):
@@ -148,7 +163,8 @@ class ExactShiftedWindows(nn.Module):
         mask = None
         if self.shift:
             x = _rolled(_rolled(x, self.shift, 1), self.shift, 2)
-            mask = self._mask(rows, columns, x)
+            # A mask for each image, not one that is broadcast: which side has one window alone is not known beforehand.
+            mask = self._mask(rows, columns, x)[None].expand(count, -1, -1, -1).reshape(-1, window**2, window**2)
         x = x.reshape(count, rows, window, columns, window, channels).permute(0, 1, 3, 2, 4, 5)
         x = self.attention(x.reshape(count * rows * columns, window * window, channels), mask=mask)
         x = x.reshape(count, rows, columns, window, window, channels).permute(0, 1, 3, 2, 4, 5)
@@ -168,6 +184,70 @@ class ExactShiftedWindows(nn.Module):
         region = 3 * regions(rows)[:, None] + regions(columns)[None, :]
         region = region.reshape(rows, window, columns, window).permute(0, 2, 1, 3).reshape(rows * columns, window * window)
         return -100.0 * (region[:, None, :] != region[:, :, None]).to(like.dtype)
+
+
+class ExactInterlacedHead(nn.Module):
+    """ISANet's ``ISAHead``, in whole numbers.
+
+    mmseg divides as floats, rounds up in Python, and pads only where it must: a traced graph holds the example's groups.
+    """
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Feature maps of the backbone to logits [N, K, h, w]."""
+        head = self.head
+        x = residual = head.in_conv(head._transform_inputs(inputs))  # noqa: SLF001  as every head of mmseg begins
+        count, channels, height, width = x.shape
+        tall, wide = head.down_factor
+        rows, columns = (height + tall - 1) // tall, (width + wide - 1) // wide
+        below, right = rows * tall - height, columns * wide - width
+        top, left = below // 2, right // 2
+        x = functional.pad(x, (left, right - left, top, below - top))
+        x = x.reshape(count, channels, rows, tall, columns, wide).permute(0, 3, 5, 1, 2, 4)
+        x = head.global_relation(x.reshape(count * tall * wide, channels, rows, columns))
+        x = x.reshape(count, tall, wide, channels, rows, columns).permute(0, 4, 5, 3, 1, 2)
+        x = head.local_relation(x.reshape(count * rows * columns, channels, tall, wide))
+        x = x.reshape(count, rows, columns, channels, tall, wide).permute(0, 3, 1, 4, 2, 5)
+        x = x.reshape(count, channels, rows * tall, columns * wide)[:, :, top : top + height, left : left + width]
+        logits: Tensor = head.cls_seg(head.out_conv(torch.cat([x, residual], dim=1)))
+        return logits
+
+
+class ExactKernelUpdate(nn.Module):
+    """K-Net's ``KernelUpdateHead`` with kernels of 1x1: a filter for each image, computed from the image itself.
+
+    mmseg convolves the images one by one in a Python loop, which ties a graph to the example's N, and asks in Python whether
+    sizes differ. A 1x1 convolution is a matrix product, and takes a batch.
+    """
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Tensor, kernels: Tensor, masks: Tensor, mask_shape: None = None) -> tuple[Tensor, Tensor]:
+        """[N, C, H, W], kernels [N, K, C, 1, 1] and masks [N, K, h, w] to new masks [N, K, H, W] and kernels."""
+        assert mask_shape is None  # mmseg's decode head never passes one
+        head = self.head
+        if head.feat_transform is not None:
+            x = head.feat_transform(x)
+        count, channels, height, width = x.shape
+        classes = kernels.shape[1]
+        masks = functional.interpolate(masks, (height, width), mode="bilinear", align_corners=False)
+        pooled = torch.matmul(masks.softmax(dim=1).flatten(2), x.flatten(2).transpose(1, 2))
+        found = head.kernel_update_conv(pooled, kernels.reshape(count, classes, channels, 1).permute(0, 1, 3, 2))
+        found = head.attention_norm(head.attention(found.reshape(count, classes, channels).permute(1, 0, 2))).permute(1, 0, 2)
+        found = found.reshape(count, classes, 1, channels)
+        if head.with_ffn:
+            found = head.ffn_norm(head.ffn(found))
+        filters = found
+        for layer in head.mask_fcs:
+            filters = layer(filters)
+        filters = head.fc_mask(filters).reshape(count, classes, channels)
+        new = torch.matmul(filters, x.flatten(2)).reshape(count, classes, height, width)
+        return new, found.reshape(count, classes, channels, 1, 1)
 
 
 def _rolled(x: Tensor, shift: int, axis: int) -> Tensor:
@@ -225,20 +305,56 @@ class ExactOps(TorchFunctionMode):
 
 def rewrite(model: Any) -> None:
     """Apply every replacement of a module to a model, in place."""
+    replacements = _replacements()
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            for kind, applies, replacement in replacements:
+                if isinstance(child, kind) and applies(child):
+                    parent.register_module(name, replacement(child))
+
+
+def _replacements() -> list[tuple[type[nn.Module], Callable[[Any], bool], Callable[[Any], nn.Module]]]:
+    """What is replaced, on which condition, and by what."""
+    from mmcv.cnn.bricks import Conv2dAdaptivePadding
     from mmseg.models.backbones.swin import ShiftWindowMSA
     from mmseg.models.decode_heads.dm_head import DCM
+    from mmseg.models.decode_heads.isa_head import ISAHead
+    from mmseg.models.decode_heads.knet_head import KernelUpdateHead
     from mmseg.models.utils import Upsample
     from mmseg.models.utils.embed import AdaptivePadding
 
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.AdaptiveAvgPool2d):
-                parent.register_module(name, ExactAdaptiveAvgPool2d(child.output_size))
-            elif isinstance(child, DCM):
-                parent.register_module(name, ExactDynamicFilter(child))
-            elif isinstance(child, AdaptivePadding):
-                parent.register_module(name, ExactAdaptivePadding(child))
-            elif isinstance(child, ShiftWindowMSA):
-                parent.register_module(name, ExactShiftedWindows(child))
-            elif isinstance(child, Upsample) and not child.size and child.scale_factor == int(child.scale_factor):
-                parent.register_module(name, ExactUpsample(int(child.scale_factor), child.mode, child.align_corners))
+    def always(_: Any) -> bool:
+        return True
+
+    def by_whole_factor(module: Any) -> bool:
+        return not module.size and bool(module.scale_factor == int(module.scale_factor))
+
+    def of_one_pixel(module: Any) -> bool:
+        return (module.conv_kernel_size, module.mask_transform_stride) == (1, 1)
+
+    return [
+        (nn.AdaptiveAvgPool2d, always, lambda module: ExactAdaptiveAvgPool2d(module.output_size)),
+        (Upsample, by_whole_factor, lambda m: ExactUpsample(int(m.scale_factor), m.mode, m.align_corners)),
+        (AdaptivePadding, _leaves_no_gaps, ExactAdaptivePadding),
+        (Conv2dAdaptivePadding, _leaves_no_gaps, ExactPaddedConv),
+        (ShiftWindowMSA, always, ExactShiftedWindows),
+        (DCM, always, ExactDynamicFilter),
+        (ISAHead, always, ExactInterlacedHead),
+        (KernelUpdateHead, of_one_pixel, ExactKernelUpdate),
+    ]
+
+
+def smallest_regular_side(graph: nn.Module) -> int:
+    """Pixels of an image's side up to which a part of a model sees one window or one pixel alone.
+
+    torch.export takes it that what is one in the example is one at every size.
+    """
+    from mmseg.models.utils import DAPPM
+
+    side = 0
+    for module in graph.modules():
+        if isinstance(module, ExactShiftedWindows):
+            side = max(side, 32 * int(module.window))  # a window of the last stage: patches of 4, three mergers of 2
+        elif isinstance(module, DAPPM):
+            side = max(side, 512)  # DDRNet and PIDNet pool by 8 at a stride of 64
+    return side

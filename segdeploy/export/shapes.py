@@ -57,10 +57,16 @@ class Shapes:
                 )
 
 
-def example_shape(axes: tuple[Axis, ...]) -> tuple[int, int, int]:
-    """A shape for tracing. Dynamic axes take sizes unlike one another and unlike any special case (1, multiples of 32)."""
+def example_shape(axes: tuple[Axis, ...], beyond: int = 0) -> tuple[int, int, int]:
+    """A shape for tracing. Dynamic axes take sizes unlike one another and unlike any special case (1, multiples of 32).
+
+    Args:
+        axes: N, H and W.
+        beyond: pixels that H and W should exceed, where a smaller image is a special case.
+    """
     batch, height, width = axes[:3]
-    return nearest(batch, 2), nearest(height, 90), nearest(width, 130)
+    sides = (min(beyond + 90, bounds(height)[2] - 22), min(beyond + 130, bounds(width)[2] - 6))
+    return nearest(batch, 2), nearest(height, sides[0]), nearest(width, sides[1])
 
 
 def choose_shapes(

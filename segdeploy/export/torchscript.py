@@ -24,7 +24,7 @@ def write_torchscript(graph: DeployGraph, manifest: Manifest, folder: Path, opti
         # Tracing warns of torch.jit's deprecation and of every Python number; what counts is held by the parity check.
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            traced = torch.jit.trace(graph, (example_input(manifest),), check_trace=False)
+            traced = torch.jit.trace(graph, (example_input(graph, manifest),), check_trace=False)
             refuse_custom_ops((node.kind() for node in traced.inlined_graph.nodes()), "torchscript")
             torch.jit.freeze(traced).save(str(folder / "model.pt"))
     except (RuntimeError, TypeError, ValueError) as error:

@@ -135,24 +135,32 @@ def run_zoo(
         seen: is called with each new entry.
 
     Raises:
-        InputError: the report is there and cannot be read, or cannot be written.
+        InputError: there is no format, or the report is there and cannot be read, or cannot be written.
         MissingExtraError: psutil is not installed.
     """
+    if not formats:
+        raise InputError(expected="a format for --to", got="none", fix="name one, such as onnx")
     packages = {name: version for name in _PACKAGES if (version := version_of(name))}
-    entries: dict[str, Entry] = {}
-    older = read_report(out) if out.exists() else None
-    if older is not None and (older.packages, older.formats) == (packages, tuple(formats)):
-        entries = {entry.family: entry for entry in older.entries}
+    entries = _kept(out, packages, formats)
     for family, config in configs.items():
         if family in entries and entries[family].config == config and not again:
             continue
         entry = run_one(family, config, formats, limits)
-        entries[family] = entry
         seen(entry)
+        # Read anew: another run may have written to the same report meanwhile.
+        entries = {**_kept(out, packages, formats), family: entry}
         _write(out, _report(command, packages, formats, limits, entries))
     report = _report(command, packages, formats, limits, entries)
     _write(out, report)
     return report
+
+
+def _kept(out: Path, packages: dict[str, str], formats: Sequence[str]) -> dict[str, Entry]:
+    """The entries of an earlier run with the same packages and formats."""
+    older = read_report(out) if out.exists() else None
+    if older is None or (older.packages, older.formats) != (packages, tuple(formats)):
+        return {}
+    return {entry.family: entry for entry in older.entries}
 
 
 def _write(out: Path, report: ZooReport) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,18 @@ class Sizes:
     step: int | None
 
 
-def examine(family: str, config: str, formats: Sequence[str], scratch: Path) -> Entry:
-    """Build a config with random weights, export it to every format, and hold each against mmseg."""
+def examine(
+    family: str, config: str, formats: Sequence[str], scratch: Path, seen: Callable[[Entry], None] = lambda _: None
+) -> Entry:
+    """Build a config with random weights, export it to every format, and hold each against mmseg.
+
+    Args:
+        family: what to call it.
+        config: its name.
+        formats: to export to.
+        scratch: a folder for weights and artifacts.
+        seen: is called with what there is after each format.
+    """
     try:
         checkpoint = write_random_checkpoint(config, scratch / "random" / "random-weights.pth")
         describe(checkpoint, name="zoo", fmt="eager")
@@ -70,16 +81,20 @@ def examine(family: str, config: str, formats: Sequence[str], scratch: Path) -> 
     parameters = sum(parameter.numel() for parameter in model.parameters())
     sizes = find_sizes(model, checkpoint)
     del model
-    results = tuple(try_format(checkpoint, fmt, sizes, scratch / fmt) for fmt in formats)
-    failed = [result for result in results if result.status == "failed"]
-    return Entry(
-        family=family,
-        config=config,
-        outcome="failed" if failed else "exported",
-        reason="; ".join(f"{result.format}: {result.reason}" for result in failed),
-        parameters=parameters,
-        formats=results,
-    )
+    entry = Entry(family=family, config=config, outcome="exported", parameters=parameters)
+    for fmt in formats:
+        result = try_format(checkpoint, fmt, sizes, scratch / fmt)
+        reasons = [entry.reason] if entry.reason else []
+        if result.status == "failed":
+            reasons.append(f"{fmt}: {result.reason}")
+        entry = msgspec.structs.replace(
+            entry,
+            outcome="failed" if reasons else "exported",
+            reason="; ".join(reasons),
+            formats=(*entry.formats, result),
+        )
+        seen(entry)
+    return entry
 
 
 def find_sizes(model: Any, checkpoint: Checkpoint) -> Sizes:
@@ -131,11 +146,12 @@ def _attempt(
     """A result that passed, or why there is none."""
     try:
         artifact = export_model(checkpoint, fmt, folder, name="zoo", shapes=shapes)
-        parity = verify(artifact, inputs=noise(artifact.manifest, _IMAGES), shapes=tried, device="cpu", record=False)
     except SegdeployError as error:
         return _short(error.got)
-    except Exception as error:  # noqa: BLE001  onnxruntime's, of a graph that cannot run at another size
-        return _short(f"it does not run at another size: {_last_line(error)}")
+    try:
+        parity = verify(artifact, inputs=noise(artifact.manifest, _IMAGES), shapes=tried, device="cpu", record=False)
+    except Exception as error:  # noqa: BLE001  onnxruntime's, of a graph that cannot run at some size
+        return _short(f"it does not run at every size: {_last_line(error)}")
     if parity.verdict != "passed":
         return _worst(parity)
     return FormatResult(format=fmt, status="dynamic", parity=parity.shapes, bytes=artifact.manifest.files[0].bytes)
@@ -183,8 +199,12 @@ def main() -> None:
     """Examine one config and write the entry."""
     family, config, result, *formats = sys.argv[1:]
     socket.socket.connect = _refuse_network  # type: ignore[method-assign]
-    entry = examine(family, config, formats, Path(result).parent)
-    write_file(Path(result), msgspec.json.encode(entry))
+    write = partial(_write, Path(result))
+    write(examine(family, config, formats, Path(result).parent, write))
+
+
+def _write(path: Path, entry: Entry) -> None:
+    write_file(path, msgspec.json.encode(entry))
 
 
 if __name__ == "__main__":

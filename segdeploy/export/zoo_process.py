@@ -59,11 +59,13 @@ def run_one(family: str, config: str, formats: Sequence[str], limits: Limits, ch
         )
         stopped, peak = _watch(process, limits)
         seconds = round(time.monotonic() - started, 1)
-        if stopped or not result.is_file():
+        entry = Entry(family=family, config=config, outcome="exported")
+        if result.is_file():  # written after each format: what was found before an end is kept
+            entry = msgspec.json.decode(result.read_bytes(), type=Entry)
+        if stopped or process.returncode or not result.is_file():
             log.seek(0)
-            reason = stopped or _last_words(process.returncode, log.read().decode(errors="replace"))
-            return Entry(family=family, config=config, outcome="failed", reason=reason, seconds=seconds, peak_rss_bytes=peak)
-        entry = msgspec.json.decode(result.read_bytes(), type=Entry)
+            why = stopped or _last_words(process.returncode, log.read().decode(errors="replace"))
+            entry = msgspec.structs.replace(entry, outcome="failed", reason="; ".join(filter(None, (entry.reason, why))))
         return msgspec.structs.replace(entry, seconds=seconds, peak_rss_bytes=peak)
 
 

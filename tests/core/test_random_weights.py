@@ -90,6 +90,33 @@ def test_a_branch_that_starts_at_zero_counts(random_variant):
         assert (model(image, mode="tensor")[0] - before).abs().max() > 1e-2
 
 
+ERFNET = {"_delete_": True, "type": "ERFNet", "enc_downsample_channels": (16, 32, 64), "norm_cfg": {"type": "BN"}}
+MOBILENET = {"_delete_": True, "type": "MobileNetV2", "out_indices": (5, 6), "norm_cfg": {"type": "BN"}}
+
+
+@pytest.mark.parametrize(("backbone", "channels", "index"), [(ERFNET, 16, 0), (MOBILENET, 320, 1)])
+def test_rounding_is_not_blown_up(random_variant, backbone, channels, index):
+    """A deep stack of random blocks is chaotic where nothing damps it: float32 must agree with float64 to its own precision."""
+    head = {"type": "FCNHead", "in_channels": channels, "in_index": index, "num_convs": 1}
+    _, model = random_variant(backbone["type"], model__backbone=backbone, model__decode_head=plain_head(head))
+    blobs = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    image = torch.nn.functional.interpolate(blobs, (128, 128), mode="bilinear")
+    with torch.no_grad():
+        single, double = model(image, mode="tensor"), model.double()(image.double(), mode="tensor")
+    error = float((single - double).abs().max() / double.abs().max())
+    assert error < 1e-5
+
+
+def test_knets_masks_are_soft(tmp_path, one_thread):
+    """Filters of power one would give logits of a hundred, whose softmax the next stage takes for labels."""
+    config = "mmseg::knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512"
+    model = build_model(write_random_checkpoint(config, tmp_path / "x.pth"))
+    blobs = torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = model(torch.nn.functional.interpolate(blobs, (128, 128), mode="bilinear"), mode="tensor")
+    assert logits.abs().max() < 20
+
+
 def plain_head(values):
     norm = {"type": "BN", "requires_grad": True}
     return {"_delete_": True, "channels": 16, "num_classes": 5, "norm_cfg": norm, "align_corners": False, **values}

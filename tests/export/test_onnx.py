@@ -4,6 +4,7 @@ import logging
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from segdeploy.core.errors import ExportError
 
@@ -105,3 +106,26 @@ def test_onnxs_own_evaluator_agrees(static_onnx, eager):
     expected = eager.run(image, logits=True)
     np.testing.assert_allclose(logits, expected.logits, atol=1e-4)
     assert (mask != expected.mask).sum() <= 2
+
+
+def test_an_axis_that_came_out_fixed(checkpoint_path, tmp_path, one_thread):
+    """torch.onnx takes up what torch.export suggests, and fixes an axis: no artifact, where a dynamic one was asked for."""
+    from segdeploy.core.checkpoint import load_checkpoint
+    from segdeploy.core.manifest import Bounds
+    from segdeploy.core.model import build_model, describe
+    from segdeploy.export.graph import DeployGraph
+    from segdeploy.export.onnx import write_onnx
+    from segdeploy.export.options import Options
+
+    checkpoint = load_checkpoint(checkpoint_path)
+    manifest = describe(checkpoint, name="x", fmt="onnx", batch=1, height=64, width=Bounds(min=32, opt=64, max=256))
+
+    class Fixed(DeployGraph):
+        def forward(self, image):
+            small = image.float().permute(0, 3, 1, 2) / int(image.shape[2])
+            return small.argmax(1).to(torch.uint8), small
+
+    with pytest.raises(ExportError, match=r"a dynamic W; got .*fixed it at 130") as raised:
+        write_onnx(Fixed(build_model(checkpoint), manifest).eval(), manifest, tmp_path, Options())
+    assert "--shape" in raised.value.fix
+    assert list(tmp_path.iterdir()) == []

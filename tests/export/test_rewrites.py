@@ -4,7 +4,18 @@ from torch import nn
 from torch.nn import functional
 
 from segdeploy.core.mmseg import load_mmseg
-from segdeploy.export.rewrites import ExactAdaptiveAvgPool2d, ExactDynamicFilter, ExactOps, ExactUpsample, rewrite
+from segdeploy.export.rewrites import (
+    ExactAdaptiveAvgPool2d,
+    ExactAdaptivePadding,
+    ExactDynamicFilter,
+    ExactInterlacedHead,
+    ExactKernelUpdate,
+    ExactOps,
+    ExactPaddedConv,
+    ExactShiftedWindows,
+    ExactUpsample,
+    rewrite,
+)
 
 # Even, odd, prime, of one pixel, smaller than the scale, and a real feature map's.
 SIZES = [(1, 1), (1, 7), (2, 3), (4, 6), (5, 5), (6, 6), (7, 4), (12, 16), (13, 17), (31, 47), (64, 128), (3, 100)]
@@ -115,6 +126,128 @@ def test_the_dynamic_filter_is_dmnets(taps, size, fusion, norm):
             torch.testing.assert_close(replaced(x), expected, atol=1e-5, rtol=1e-5)
     rewrite(model)
     assert isinstance(model[0], ExactDynamicFilter)
+
+
+def replaced(module, kind, *example):
+    """What ``rewrite`` puts in a module's place, traced at one size and batch: it must serve all others."""
+    model = nn.Sequential(module).eval()
+    rewrite(model)
+    assert isinstance(model[0], kind)
+    with torch.no_grad():
+        return torch.jit.trace(model[0], example, check_trace=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(4, 4, 1), (3, 2, 1), (2, 2, 1), (7, 4, 1), (3, 2, 2)])
+@pytest.mark.parametrize("mode", ["corner", "same"])
+def test_the_padding_of_patches_is_mmsegs(kernel, stride, dilation, mode):
+    """Traced at one size, at every other: what is missing differs, nothing at all included."""
+    load_mmseg()
+    from mmseg.models.utils.embed import AdaptivePadding
+
+    theirs = AdaptivePadding(kernel, stride, dilation, mode)
+    ours = replaced(theirs, ExactAdaptivePadding, seeded(1, 2, 9, 14))
+    for size in [(1, 1), (4, 8), (7, 6), (13, 12), (16, 5)]:
+        x = seeded(3, 2, *size)
+        assert torch.equal(ours(x), theirs(x)), size
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), (4, 3, 2), (1, 1, 1)])
+def test_the_padded_convolution_is_mmcvs(kernel, stride, dilation):
+    """MobileNetV3's first: traced at one size, at every other."""
+    load_mmseg()
+    from mmcv.cnn.bricks import Conv2dAdaptivePadding
+
+    theirs = Conv2dAdaptivePadding(2, 3, kernel, stride, dilation=dilation)
+    ours = replaced(theirs, ExactPaddedConv, seeded(1, 2, 9, 14))
+    for size in [(7, 7), (10, 8), (16, 13)]:
+        x = seeded(3, 2, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(ours(x), theirs(x), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_shifted_windows_are_swins(shift):
+    """Traced at one size, at every other: one window and many, with padding and without, in batches."""
+    load_mmseg()
+    from mmseg.models.backbones.swin import ShiftWindowMSA
+
+    torch.manual_seed(0)
+    theirs = ShiftWindowMSA(8, 2, 7, shift).eval()
+    nn.init.normal_(theirs.w_msa.relative_position_bias_table)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.windows = theirs
+
+        def forward(self, x):
+            return self.windows(x.flatten(2).transpose(1, 2), x.shape[2:])
+
+    model = Block().eval()
+    rewrite(model)
+    assert isinstance(model.windows, ExactShiftedWindows)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, seeded(2, 8, 15, 23), check_trace=False)
+    for count, *size in [(1, 7, 7), (3, 14, 21), (2, 5, 9), (1, 30, 16)]:
+        x = seeded(count, 8, *size)
+        with torch.no_grad():
+            expected = theirs(x.flatten(2).transpose(1, 2), tuple(size))
+            torch.testing.assert_close(traced(x), expected, atol=1e-5, rtol=1e-5, msg=str(size))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_interlaced_attention_is_isanets():
+    """Traced at one size, at every other: smaller than a group, padded on one side or both or not at all, in batches."""
+    load_mmseg()
+    from mmseg.models.decode_heads import ISAHead
+
+    torch.manual_seed(0)
+    theirs = ISAHead(isa_channels=4, down_factor=(4, 3), in_channels=6, channels=8, num_classes=5, norm_cfg={"type": "BN"})
+    theirs.eval()
+    ours = replaced(theirs, ExactInterlacedHead, [seeded(2, 6, 9, 13)])
+    for count, *size in [(1, 8, 9), (3, 3, 2), (2, 10, 12), (1, 12, 31)]:
+        x = seeded(count, 6, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(ours([x]), theirs([x]), atol=1e-5, rtol=1e-5, msg=str(size))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("transform", [None, {"conv_cfg": {"type": "Conv2d"}, "act_cfg": None}])
+@pytest.mark.parametrize("ffn", [True, False])
+def test_the_kernel_update_is_knets(transform, ffn):
+    """Traced at one size and batch, at every other; masks of the features' size and of another."""
+    load_mmseg()
+    from mmseg.models.decode_heads.knet_head import KernelUpdateHead
+
+    torch.manual_seed(0)
+    updator = {"type": "KernelUpdator", "in_channels": 8, "feat_channels": 8, "out_channels": 8}
+    theirs = KernelUpdateHead(
+        5, 2, 2, 1, 16, 8, 8, with_ffn=ffn, feat_transform_cfg=transform,
+        kernel_updator_cfg={**updator, "act_cfg": {"type": "ReLU"}, "norm_cfg": {"type": "LN"}},
+    ).eval()  # fmt: skip
+    ours = replaced(theirs, ExactKernelUpdate, seeded(2, 8, 6, 9), seeded(2, 5, 8, 1, 1), seeded(2, 5, 6, 9))
+    for count, size, masks in [(1, (6, 9), (6, 9)), (3, (4, 5), (8, 10)), (2, (11, 3), (11, 3))]:
+        inputs = seeded(count, 8, *size), seeded(count, 5, 8, 1, 1), seeded(count, 5, *masks)
+        with torch.no_grad():
+            for found, expected in zip(ours(*inputs), theirs(*inputs), strict=True):
+                torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_left():
+    """K-Net's kernels of 3x3, and patches with gaps between them, are mmseg's own."""
+    load_mmseg()
+    from mmseg.models.decode_heads.knet_head import KernelUpdateHead
+    from mmseg.models.utils.embed import AdaptivePadding
+
+    updator = {"type": "KernelUpdator", "in_channels": 8, "feat_channels": 8, "out_channels": 8}
+    kernels = KernelUpdateHead(5, 2, 2, 1, 16, 8, 8, conv_kernel_size=3, kernel_updator_cfg=updator)
+    model = nn.Sequential(kernels, AdaptivePadding(2, 3))
+    rewrite(model)
+    assert isinstance(model[0], KernelUpdateHead)
+    assert isinstance(model[1], AdaptivePadding)
 
 
 def test_mmsegs_resize_is_as_it_was():

@@ -1,8 +1,9 @@
 import pytest
 
+from segdeploy.core.axes import bounds
 from segdeploy.core.errors import InputError
 from segdeploy.core.manifest import Bounds, Profile
-from segdeploy.export.shapes import Shapes, bounds, choose_shapes, parse_size
+from segdeploy.export.shapes import Shapes, choose_shapes, example_shape, parse_size
 
 
 @pytest.mark.parametrize(
@@ -110,3 +111,24 @@ def test_what_an_engine_is_compiled_for(options, profiles, axes):
 def test_parse_size():
     """Height first."""
     assert parse_size("12x34", "--shape") == (12, 34)
+
+
+@pytest.mark.parametrize(
+    ("largest", "step", "beyond", "expected"),
+    [
+        (2048, 1, 0, (2, 90, 130)),
+        (2048, 1, 224, (2, 314, 354)),
+        (512, 8, 512, (2, 488, 504)),
+        (100, 1, 0, (2, 78, 94)),
+        (32, 1, 0, (2, 32, 32)),
+    ],
+)
+def test_the_example(largest, step, beyond, expected):
+    """Sides unlike each other and unlike the bounds, as far as these leave room; beyond what is asked for, likewise."""
+    side = Bounds(min=32, opt=32, max=largest, step=step)
+    assert example_shape((Bounds(min=1, opt=1, max=4), side, side, 3), beyond) == expected
+
+
+def test_the_example_of_fixed_axes():
+    """There is no choice."""
+    assert example_shape((1, 40, 50, 3), 224) == (1, 40, 50)

@@ -42,10 +42,10 @@ def test_this_processor():
 )
 def test_made_elsewhere(pt2_artifact, changes, words):
     """Another torch or another processor is refused before anything is loaded, with the command that makes a new one."""
-    checkpoint = pt2_artifact.manifest.lineage.checkpoint
+    checkpoint, name = pt2_artifact.manifest.lineage.checkpoint, pt2_artifact.manifest.name
     with pytest.raises(ArtifactError, match=words) as caught:
         open_session(changed(pt2_artifact, **changes), "cpu")
-    assert str(caught.value).endswith(f"build it here: segdeploy export {checkpoint} --to pt2")
+    assert str(caught.value).endswith(f"build it here: segdeploy export {checkpoint} --to pt2 --name {name}")
 
 
 def test_the_other_device(pt2_artifact, no_gpu):
