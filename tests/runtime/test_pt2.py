@@ -50,10 +50,10 @@ def test_made_elsewhere(pt2_artifact, changes, words):
 
 def test_the_other_device(pt2_artifact, no_gpu):
     """A package for CUDA where there is none, and one for the CPU on CUDA: both name the command."""
-    with pytest.raises(BackendError, match="a pt2 package for cuda; got one for cpu; .* --to pt2 --target cuda$"):
+    with pytest.raises(BackendError, match="a pt2 package for cuda; got one for cpu; .* --to pt2 .*--target cuda$"):
         open_session(pt2_artifact, "cuda")
     gpu = changed(pt2_artifact, target={"device": "cuda", "compute_capability": "sm89"})
-    with pytest.raises(BackendError, match="a CUDA device .*; got none that PyTorch can see; .* --to pt2$"):
+    with pytest.raises(BackendError, match="a CUDA device .*; got none that PyTorch can see; .* --to pt2 --name tiny$"):
         open_session(gpu)
     with pytest.raises(BackendError, match="a pt2 package for cpu; got one for cuda"):
         open_session(gpu, "cpu")
