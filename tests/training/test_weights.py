@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from segdeploy.core.errors import CheckpointError
+from segdeploy.core.errors import CheckpointError, InputError
 from segdeploy.training.train import Settings, train
 from segdeploy.training.weights import fit_weights, local_file
 
@@ -47,7 +47,8 @@ def test_fine_tuning(run, synthetic, tmp_path, tiny, capsys):
     data = copytree(synthetic, tmp_path / "data")
     (data / "classes.json").unlink()
     settings = Settings(work_dir=tmp_path / "run", data_root=data, load_from=str(run.checkpoint), options=options)
-    with pytest.raises(IndexError):  # labels of five classes: what matters is what was loaded before the first step
+    # Labels of five classes: what matters is what was loaded before the first step.
+    with pytest.raises(InputError, match="labels 0 to 2"):
         train(CONFIG, settings)
     said = capsys.readouterr().err
     assert "2 of another shape" in said
