@@ -65,7 +65,9 @@ def example_shape(axes: tuple[Axis, ...], beyond: int = 0) -> tuple[int, int, in
         beyond: pixels that H and W should exceed, where a smaller image is a special case.
     """
     batch, height, width = axes[:3]
-    sides = (min(beyond + 90, bounds(height)[2] - 22), min(beyond + 130, bounds(width)[2] - 6))
+    sides = (90, 130)
+    if beyond:  # short of the bounds where these leave no room: multiples of 32 are a special case too
+        sides = (min(beyond + 90, bounds(height)[2] - 22), min(beyond + 130, bounds(width)[2] - 6))
     return nearest(batch, 2), nearest(height, sides[0]), nearest(width, sides[1])
 
 

@@ -119,12 +119,13 @@ def test_parse_size():
         (2048, 1, 0, (2, 90, 130)),
         (2048, 1, 224, (2, 314, 354)),
         (512, 8, 512, (2, 488, 504)),
-        (100, 1, 0, (2, 78, 94)),
-        (32, 1, 0, (2, 32, 32)),
+        (100, 1, 224, (2, 78, 94)),
+        (32, 1, 224, (2, 32, 32)),
+        (100, 1, 0, (2, 90, 100)),
     ],
 )
 def test_the_example(largest, step, beyond, expected):
-    """Sides unlike each other and unlike the bounds, as far as these leave room; beyond what is asked for, likewise."""
+    """Sides unlike each other; beyond what is asked for, as far as the bounds leave room."""
     side = Bounds(min=32, opt=32, max=largest, step=step)
     assert example_shape((Bounds(min=1, opt=1, max=4), side, side, 3), beyond) == expected
 
