@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,6 @@ from segdeploy.runtime.session import check_shape
 # Beside the artifact's own best size: odd ones, portrait and landscape, below and above, since a size that is no multiple of
 # the network's stride is where pooling and resizing go wrong. As (N, height, width) with sides relative to the best size.
 _RELATIVE_SHAPES = ((1, 1.0, 1.0), (1, 0.63, 0.87), (2, 1.31, 0.71), (3, 0.5, 0.5), (1, 1.47, 1.93), (2, 0.77, 1.29))
-# With how many pictures a default shape is tried: it is there to find what goes wrong with the shape, not with the picture.
-_PICTURES_A_SHAPE = 2
 
 
 def default_shapes(manifest: Manifest) -> list[tuple[int, int, int]]:
@@ -54,16 +52,18 @@ class Question:
     Attributes:
         inputs: the pictures, each at its own size.
         shapes: (N, H, W) beside that.
-        shape_inputs: the pictures for those.
+        every: run every picture at those shapes; False for one batch a shape.
     """
 
     inputs: Inputs
     shapes: tuple[tuple[int, int, int], ...]
-    shape_inputs: Inputs
+    every: bool
 
 
 def question(manifest: Manifest, inputs: Inputs, shapes: Sequence[tuple[int, int, int]] | None) -> Question:
-    """Every picture at its own size, and at the shapes given; or two of them at ``default_shapes``.
+    """Every picture at its own size, and at the shapes given; or one batch at each of ``default_shapes``.
+
+    A default shape is there to find what goes wrong with the shape, not with the picture.
 
     Raises:
         InputError: the artifact does not take one of the shapes.
@@ -71,13 +71,13 @@ def question(manifest: Manifest, inputs: Inputs, shapes: Sequence[tuple[int, int
     if shapes:
         for shape in shapes:
             check_shape(shape, manifest)
-        return Question(inputs, tuple(shapes), inputs)
-    return Question(inputs, tuple(default_shapes(manifest)), replace(inputs, pictures=inputs.pictures[:_PICTURES_A_SHAPE]))
+        return Question(inputs, tuple(shapes), every=True)
+    return Question(inputs, tuple(default_shapes(manifest)), every=False)
 
 
 def run_all(original: Recorder, candidate: Recorder | None, asked: Question, judge: Judge, label: str) -> None:
     """Run both on everything and hand it to the judge. Without a candidate only the original runs."""
-    batches = sum(-(-len(asked.shape_inputs.pictures) // count) for count, _, _ in asked.shapes)
+    batches = sum(-(-len(asked.inputs.pictures) // count) if asked.every else 1 for count, _, _ in asked.shapes)
     # NaN and infinity are judged; nobody needs to be warned of them as well.
     with np.errstate(invalid="ignore"), progress_bar(label, len(asked.inputs.pictures) + batches) as advance:
         for picture in asked.inputs.pictures:
@@ -85,7 +85,7 @@ def run_all(original: Recorder, candidate: Recorder | None, asked: Question, jud
             advance()
         for shape in asked.shapes:
             judge.begin_shape(shape)
-            for names, batch in _batches(asked.shape_inputs, shape):
+            for names, batch in _batches(asked, shape):
                 theirs = _calls(original, batch)
                 if candidate is not None:
                     judge.add_calls(names, theirs, _calls(candidate, batch))
@@ -132,12 +132,13 @@ def _compare_own_size(original: Recorder, candidate: Recorder | None, picture: P
         judge.add_picture(picture, (theirs, original.calls), (ours, candidate.calls), full_logits_of(original, image))
 
 
-def _batches(inputs: Inputs, shape: tuple[int, int, int]) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
+def _batches(asked: Question, shape: tuple[int, int, int]) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
     """The pictures, resized, in batches of one shape, with their names."""
     count, height, width = shape
-    for start in range(0, len(inputs.pictures), count):
+    pictures = asked.inputs.pictures
+    for start in range(0, len(pictures) if asked.every else 1, count):
         # The last batch is filled up from the front: a static batch axis takes no other size.
-        chosen = [inputs.pictures[(start + index) % len(inputs.pictures)] for index in range(count)]
+        chosen = [pictures[(start + index) % len(pictures)] for index in range(count)]
         yield [picture.name for picture in chosen], np.stack([resize_image(one.read(), height, width) for one in chosen])
 
 

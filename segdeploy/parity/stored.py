@@ -40,7 +40,7 @@ class _StoredPicture(Struct, frozen=True):
 
 
 class _Index(Struct, frozen=True):
-    """``reference.json``: ``outputs`` by the hash of their input; ``shape_pictures`` of the pictures were run at ``shapes``."""
+    """``reference.json``: ``outputs`` by the hash of their input; ``every`` picture, or one batch, was run at each shape."""
 
     schema: int
     model: Manifest
@@ -48,7 +48,7 @@ class _Index(Struct, frozen=True):
     inputs: str
     pictures: tuple[_StoredPicture, ...]
     shapes: tuple[tuple[int, int, int], ...]
-    shape_pictures: int
+    every: bool
     outputs: dict[str, FileEntry]
 
 
@@ -92,7 +92,7 @@ class SavingSession:
             inputs=asked.inputs.described,
             pictures=tuple(stored),
             shapes=asked.shapes,
-            shape_pictures=len(asked.shape_inputs.pictures),
+            every=asked.every,
             outputs=self._outputs,
         )
         write_file(self._folder / INDEX_NAME, msgspec.json.format(msgspec.json.encode(content), indent=1))
@@ -148,8 +148,7 @@ class StoredReference:
         """What it answers: its pictures and shapes."""
         pictures = tuple(self._picture(one) for one in self._index.pictures)
         described = f"{self._index.inputs} (stored)"
-        few = Inputs(described, pictures[: self._index.shape_pictures])
-        return Question(Inputs(described, pictures), self._index.shapes, few)
+        return Question(Inputs(described, pictures), self._index.shapes, self._index.every)
 
     def check_belongs(self, artifact: Artifact) -> None:
         """Hold it against the checkpoint that an artifact was made from.

@@ -47,7 +47,7 @@ def verify(
         checkpoint: the reference; None for the one it was made from.
         config: the checkpoint's config, where it carries none.
         inputs: the pictures; None for ``default_pictures``.
-        shapes: (N, H, W) to try with every picture, beside the pictures' own sizes; None for ``default_shapes`` with two.
+        shapes: (N, H, W) to try with every picture beside the pictures' own sizes; None for one batch at each default.
         device: where both run.
         tolerance: what is allowed; None for that of the artifact's precision.
         stored: outputs of the reference from another machine, in place of running it; its pictures and shapes count.
