@@ -171,7 +171,7 @@ def shared():
 @pytest.fixture(scope="session")
 def gpu():
     """This machine's GPU."""
-    from segdeploy.core.tensorrt import local_gpu
+    from segdeploy.runtime.backends.tensorrt_flavour import local_gpu
 
     found = local_gpu()
     if found is None:
@@ -182,7 +182,7 @@ def gpu():
 @pytest.fixture(scope="session")
 def no_gpu():
     """A machine without a GPU."""
-    from segdeploy.core.tensorrt import local_gpu
+    from segdeploy.runtime.backends.tensorrt_flavour import local_gpu
 
     if local_gpu() is not None:
         pytest.skip("this machine has an NVIDIA GPU")
@@ -233,7 +233,7 @@ def config_file(config_values, tmp_path_factory):
     folder = tmp_path_factory.mktemp("configs")
 
     def write(name, **changes):
-        from segdeploy.core.mmseg import load_mmseg
+        from segdeploy.models.packages import load_mmseg
 
         load_mmseg()
         from mmengine.config import Config
@@ -263,7 +263,7 @@ def random_variant(config_file, tmp_path_factory, one_thread):
         from mmengine.config import Config
         from mmengine.model import revert_sync_batchnorm
 
-        from segdeploy.core.random_weights import write_random_checkpoint
+        from segdeploy.models.random_weights import write_random_checkpoint
 
         file = config_file(name, **changes)
         path = folder / name / f"{name}.pth"
@@ -341,7 +341,7 @@ def checkpoint_path(config_values, tmp_path_factory, one_thread):
     from mmengine.config import Config
     from mmengine.model import revert_sync_batchnorm
 
-    from segdeploy.core.mmseg import load_mmseg
+    from segdeploy.models.packages import load_mmseg
 
     load_mmseg()
     from mmseg.registry import MODELS
@@ -404,7 +404,7 @@ def mmseg_model(checkpoint_path):
     from mmengine.config import Config
     from mmengine.model import revert_sync_batchnorm
 
-    from segdeploy.core.mmseg import load_mmseg
+    from segdeploy.models.packages import load_mmseg
 
     load_mmseg()
     from mmseg.apis import init_model
@@ -425,7 +425,7 @@ def run_mmseg(tmp_path_factory, one_thread):
         from mmengine.config import Config
         from mmengine.runner import Runner
 
-        from segdeploy.core.mmseg import load_mmseg
+        from segdeploy.models.packages import load_mmseg
 
         load_mmseg()
         # Made by these tests: history buffers and all may be unpickled.
@@ -465,7 +465,7 @@ def make_manifest():
     """Makes manifests by hand: any field can be given."""
     import msgspec
 
-    from segdeploy.core import manifest as m
+    from segdeploy.artifact import manifest as m
 
     axes = (m.Bounds(min=1, opt=1, max=4), m.Bounds(min=8, opt=16, max=64), m.Bounds(min=8, opt=24, max=64), 3)
     whole = m.Manifest(
@@ -493,10 +493,10 @@ def make_manifest():
 
 
 def _export(checkpoint_path, fmt, folder, targets=(), **shapes):
-    from segdeploy.core.checkpoint import load_checkpoint
     from segdeploy.export.export import export_model
     from segdeploy.export.options import Options
     from segdeploy.export.shapes import choose_shapes
+    from segdeploy.models.checkpoint import load_checkpoint
 
     chosen = choose_shapes(CROP, tensorrt=fmt == "tensorrt", **{"largest": "256x256", **shapes})
     options = Options(targets=("sm89",) if fmt == "tensorrt" else targets)
@@ -548,7 +548,7 @@ def tensorrt_artifact(export_tiny, tmp_path_factory):
 @pytest.fixture
 def copied(tmp_path):
     """Copies an artifact, so that a test may change it."""
-    from segdeploy.core.artifact import open_artifact
+    from segdeploy.artifact.folder import open_artifact
 
     def copy_artifact(artifact, name="copy"):
         return open_artifact(Path(shutil.copytree(artifact.folder, tmp_path / name)))
@@ -559,10 +559,10 @@ def copied(tmp_path):
 @pytest.fixture(scope="session")
 def static_onnx(checkpoint_path, tmp_path_factory):
     """A static ONNX artifact of another opset than the default."""
-    from segdeploy.core.checkpoint import load_checkpoint
     from segdeploy.export.export import export_model
     from segdeploy.export.options import Options
     from segdeploy.export.shapes import Shapes
+    from segdeploy.models.checkpoint import load_checkpoint
 
     folder = tmp_path_factory.mktemp("exports") / "tiny" / "static"
     checkpoint = load_checkpoint(checkpoint_path)

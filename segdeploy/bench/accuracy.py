@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from segdeploy.bench.protocol import Evaluated
-from segdeploy.core.dataset import Sample
-from segdeploy.core.imaging import Image, Labels, label_png
-from segdeploy.runtime.evaluate import evaluate
+from segdeploy.images.dataset import Sample
+from segdeploy.images.imaging import Image, Labels, label_png
+from segdeploy.runtime.evaluation import evaluate
 from segdeploy.runtime.session import Session
 
 

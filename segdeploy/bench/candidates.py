@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from segdeploy.artifact.folder import Artifact
+from segdeploy.base.errors import BackendError, InputError, SegdeployError
+from segdeploy.base.files import sha256_file
 from segdeploy.bench.run import Candidate, Missing
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.dataset import Sample, find_samples
-from segdeploy.core.errors import BackendError, InputError, SegdeployError
-from segdeploy.core.files import sha256_file
+from segdeploy.images.dataset import Sample, find_samples
 from segdeploy.runtime.open import BACKENDS, eager_artifact, unknown_backend
 
 

@@ -7,12 +7,12 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from segdeploy.base.errors import GateFailed, GateUndecided
+from segdeploy.base.records import Struct
 from segdeploy.bench.result import BenchReport, BenchRow, Shape, disagreements
 from segdeploy.bench.stats import cautions, reference, run_stats
 from segdeploy.bench.words import number
-from segdeploy.core.comparison import check_drop
-from segdeploy.core.errors import GateFailed, GateUndecided
-from segdeploy.core.struct import Struct
+from segdeploy.scores.compare import check_drop
 
 SCHEMA = 1
 _RESAMPLES = 2000

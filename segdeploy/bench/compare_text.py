@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segdeploy.bench.compare import BenchComparison, row_name
 from segdeploy.bench.words import number
-from segdeploy.core.comparison import difference
+from segdeploy.scores.compare import difference
 
 
 def summary(comparison: BenchComparison) -> tuple[str, ...]:

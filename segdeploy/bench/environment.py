@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from segdeploy.base.versions import installed_versions
 from segdeploy.bench.result import Environment, Load
-from segdeploy.core.versions import installed_versions
 from segdeploy.runtime.open import usable_cpus
 
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")

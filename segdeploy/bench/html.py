@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
+from segdeploy.base.errors import MissingExtraError
 from segdeploy.bench.pictures import Picture
 from segdeploy.bench.plots import bar_plot, strip_plot
 from segdeploy.bench.report import COLUMNS, by_shape, cells
 from segdeploy.bench.result import BenchReport, BenchRow
 from segdeploy.bench.stats import cautions, measured, row_labels, throughput
 from segdeploy.bench.words import NO_FIGURE, headline, notes, number
-from segdeploy.core.errors import MissingExtraError
-from segdeploy.core.imaging import Image, encode_png, resize_image
+from segdeploy.images.imaging import Image, encode_png, resize_image
 
 _LARGEST_PICTURE_WIDTH = 360
 

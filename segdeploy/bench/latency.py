@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from segdeploy.base.progress import Advance
 from segdeploy.bench.process import NotRun
 from segdeploy.bench.protocol import Timed
 from segdeploy.bench.result import BenchSettings
-from segdeploy.core.progress import Advance
 
 
 class TurnTaker(Protocol):

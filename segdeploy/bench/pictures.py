@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from segdeploy.artifact.folder import Artifact
 from segdeploy.bench.result import BenchReport, BenchRow
 from segdeploy.bench.stats import fastest, row_labels
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.dataset import Sample, read_label
-from segdeploy.core.drawing import overlay
-from segdeploy.core.imaging import Image, Labels, read_image
+from segdeploy.images.dataset import Sample, read_label
+from segdeploy.images.drawing import overlay
+from segdeploy.images.imaging import Image, Labels, read_image
 
 
 @dataclass(frozen=True)

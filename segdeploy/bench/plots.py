@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from segdeploy.core.errors import MissingExtraError
+from segdeploy.base.errors import MissingExtraError
 
 # Colours that no plot would choose; each becomes a variable of the page's style sheet.
 _INK, _GRID, _ACCENT, _REFERENCE = "#010203", "#010204", "#010205", "#010206"

@@ -11,6 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar
 
+from segdeploy.artifact.folder import Artifact
 from segdeploy.bench.protocol import (
     Evaluate,
     Evaluated,
@@ -27,8 +28,7 @@ from segdeploy.bench.protocol import (
     line,
 )
 from segdeploy.bench.result import Shape
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.dataset import Sample
+from segdeploy.images.dataset import Sample
 
 COMMAND = (sys.executable, "-m", "segdeploy.bench.worker")
 _CLOSE_TIMEOUT_S = 5.0

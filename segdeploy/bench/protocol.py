@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from segdeploy.core.manifest import Manifest
-from segdeploy.core.metrics import Evaluation
+from segdeploy.artifact.manifest import Manifest
+from segdeploy.scores.confusion_matrix import Evaluation
 
 
 class Open(msgspec.Struct, frozen=True, tag="open"):

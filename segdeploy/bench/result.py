@@ -10,12 +10,12 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.errors import InputError
-from segdeploy.core.manifest import Format, Precision
-from segdeploy.core.metrics import Evaluation
-from segdeploy.core.struct import Struct
-from segdeploy.core.verdict import Verdict
+from segdeploy.artifact.folder import Artifact
+from segdeploy.artifact.manifest import Format, Precision
+from segdeploy.artifact.verdict import Verdict
+from segdeploy.base.errors import InputError
+from segdeploy.base.records import Struct
+from segdeploy.scores.confusion_matrix import Evaluation
 
 SCHEMA = 1
 

@@ -10,6 +10,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from segdeploy.artifact.folder import Artifact
+from segdeploy.artifact.manifest import Axis, Bounds, Format, Precision
+from segdeploy.base.progress import progress_bar
 from segdeploy.bench.environment import OtherLoad, load_average, read_environment
 from segdeploy.bench.latency import Series, interleave
 from segdeploy.bench.process import NotRun, WorkerProcess
@@ -25,10 +28,7 @@ from segdeploy.bench.result import (
     Timing,
     row_parity,
 )
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.dataset import Sample
-from segdeploy.core.manifest import Axis, Bounds, Format, Precision
-from segdeploy.core.progress import progress_bar
+from segdeploy.images.dataset import Sample
 from segdeploy.runtime.open import usable_cpus
 
 _KEPT_PREDICTIONS = 3

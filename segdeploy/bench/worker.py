@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from segdeploy.artifact.folder import Artifact
+from segdeploy.base.errors import SegdeployError
 from segdeploy.bench.accuracy import measure_accuracy
 from segdeploy.bench.protocol import (
     Evaluate,
@@ -32,10 +34,8 @@ from segdeploy.bench.protocol import (
     decode_request,
     line,
 )
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.dataset import Sample
-from segdeploy.core.errors import SegdeployError
-from segdeploy.core.imaging import read_image, resize_image
+from segdeploy.images.dataset import Sample
+from segdeploy.images.imaging import read_image, resize_image
 from segdeploy.runtime.open import open_session
 from segdeploy.runtime.session import Session, Staged
 

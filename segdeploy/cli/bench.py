@@ -68,7 +68,7 @@ def command(
     from segdeploy.bench.report import print_report
     from segdeploy.bench.result import BenchSettings
     from segdeploy.bench.run import bench
-    from segdeploy.core.targets import named_artifacts
+    from segdeploy.cli.defaults import named_artifacts
     from segdeploy.export.shapes import parse_size
 
     settings = BenchSettings(
@@ -98,8 +98,8 @@ def command(
     print_report(report)
     write_json(json_path, report)
     if html_path is not None:
+        from segdeploy.base.files import write_file
         from segdeploy.bench.html import render_html
-        from segdeploy.core.files import write_file
 
         write_file(html_path, render_html(report, pictures=collector.pictures(report)))
         click.echo(f"written: {html_path}", err=True)
@@ -110,8 +110,8 @@ def command(
 
 def check_any_ran(report: BenchReport, backends: tuple[str, ...]) -> None:
     """End with an error where nothing that was asked for could be measured; the reference alone does not count."""
+    from segdeploy.base.errors import BackendError
     from segdeploy.bench.stats import row_labels
-    from segdeploy.core.errors import BackendError
 
     asked = [
         (row, label)

@@ -11,7 +11,7 @@ from segdeploy.cli.options import json_option, print_table, write_json
 
 if TYPE_CHECKING:
     from segdeploy.bench.compare import BenchComparison
-    from segdeploy.core.comparison import Comparison
+    from segdeploy.scores.compare import Comparison
 
 
 @click.command("compare")
@@ -35,11 +35,11 @@ def command(
     last); a benchmark run is what `segdeploy bench --json` wrote. With a gate: exit 3 where it is not held, 4 where the
     two are not comparable.
     """
+    from segdeploy.base.errors import InputError
     from segdeploy.bench import compare as benchmarks
     from segdeploy.bench.result import read_report
-    from segdeploy.core import comparison as evaluations
-    from segdeploy.core.errors import InputError
-    from segdeploy.core.scores import common_kind, read_scores
+    from segdeploy.scores import compare as evaluations
+    from segdeploy.scores.read import common_kind, read_scores
 
     kind = common_kind(old, new)
     misplaced = max_class_drop if kind == "benchmark" else max_slowdown
@@ -60,7 +60,7 @@ def command(
 
 def show_evaluations(comparison: Comparison) -> None:
     """The classes, the largest gain of IoU first; the means; what follows from them."""
-    from segdeploy.core.comparison_text import summary, table
+    from segdeploy.scores.compare_text import summary, table
 
     title = f"{comparison.old.source} -> {comparison.new.source}"
     columns, rows = table(comparison)

@@ -31,7 +31,7 @@ def command(
     \b
     Example: segdeploy data check upernet_r18_camvid_192x256_50e --data-root data/camvid --plot classes.png
     """  # noqa: D301  the backslash is click's: it keeps the line as it is
-    from segdeploy.core.errors import InputError
+    from segdeploy.base.errors import InputError
     from segdeploy.runtime.open import usable_cpus
     from segdeploy.training.check import check
     from segdeploy.training.check_plot import check_plot_path, plot_frequencies

@@ -16,13 +16,13 @@ def command(out: Path, fresh: bool) -> None:
 
     Interrupted, the same command goes on from what is finished.
     """
+    from segdeploy.artifact.verdict import Parity
+    from segdeploy.base.errors import GateFailed
     from segdeploy.bench.report import print_report
     from segdeploy.bench.result import BenchReport
-    from segdeploy.cli import demo_stages as stages
-    from segdeploy.cli.demo_journal import Journal, fingerprint
-    from segdeploy.cli.demo_report import SCHEMA, DemoReport, problems, stage_times, write_report
-    from segdeploy.core.errors import GateFailed
-    from segdeploy.core.verdict import Parity
+    from segdeploy.demo import stages
+    from segdeploy.demo.journal import Journal, fingerprint
+    from segdeploy.demo.report import SCHEMA, DemoReport, problems, stage_times, write_report
 
     places = stages.Places(out)
     state, identity = out / "state.json", fingerprint(stages.inputs())

@@ -12,7 +12,7 @@ def command() -> None:
     """What this machine can run, and what to install for the rest."""
     import platform
 
-    from segdeploy.core.tensorrt import local_gpu
+    from segdeploy.runtime.backends.tensorrt_flavour import local_gpu
     from segdeploy.runtime.doctor import capabilities
     from segdeploy.runtime.open import usable_cpus
 

@@ -20,7 +20,7 @@ from segdeploy.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from segdeploy.core.evaluation import EvaluationReport
+    from segdeploy.scores.report import EvaluationReport
 
 _LINES_SHOWN = 20
 
@@ -64,11 +64,11 @@ def command(
 
     mmseg's own test-time augmentation is --scales 0.5,0.75,1.0,1.25,1.5,1.75 --flip.
     """
-    from segdeploy.core.confusion import check_confusion_path, draw_confusion
     from segdeploy.export.shapes import parse_size
     from segdeploy.runtime.augment import Augmentation
-    from segdeploy.runtime.evaluate import evaluate_artifact
+    from segdeploy.runtime.evaluation import evaluate_artifact
     from segdeploy.runtime.predictor import with_inference
+    from segdeploy.scores.confusion_plot import check_confusion_path, draw_confusion
 
     augmentation = Augmentation(_parse_scales(scales), flip)
     crop_size = parse_size(crop, "--crop") if crop else None
@@ -100,7 +100,7 @@ def command(
 
 def show_evaluation(report: EvaluationReport) -> None:
     """The table and the three means, as mmseg prints them; whether they are of all images, and how each was run."""
-    from segdeploy.core.evaluation import method_text
+    from segdeploy.scores.report import method_text
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.2f}"
@@ -120,8 +120,8 @@ def evaluation_title(report: EvaluationReport) -> str:
 
 def check_complete(report: EvaluationReport) -> None:
     """End with an error where an image could not be evaluated; each thing that is wrong has its line."""
-    from segdeploy.core.errors import InputError
-    from segdeploy.core.evaluation import unused_lines
+    from segdeploy.base.errors import InputError
+    from segdeploy.scores.report import unused_lines
 
     if report.complete:
         return
@@ -138,7 +138,7 @@ def check_complete(report: EvaluationReport) -> None:
 
 
 def _parse_scales(text: str | None) -> tuple[float, ...]:
-    from segdeploy.core.errors import InputError
+    from segdeploy.base.errors import InputError
 
     try:
         return tuple(float(part) for part in text.split(",")) if text else ()

@@ -111,16 +111,16 @@ def command(
 
     Without TARGET: the newest checkpoint under work_dirs/. With --random-weights TARGET is a config.
     """
+    from segdeploy.base.errors import InputError
+    from segdeploy.cli.defaults import newest_checkpoint
     from segdeploy.cli.inspect import describe_engine, describe_quantization
     from segdeploy.cli.verify import choose_inputs, gate, show_verdicts
-    from segdeploy.core.checkpoint import load_checkpoint
-    from segdeploy.core.errors import InputError
-    from segdeploy.core.model import crop_size, default_name
-    from segdeploy.core.random_weights import random_checkpoint_path, write_random_checkpoint
-    from segdeploy.core.targets import newest_checkpoint
     from segdeploy.export.export import check_build, check_precision, export_model, exporter
     from segdeploy.export.options import Calibration, Options
     from segdeploy.export.shapes import choose_shapes
+    from segdeploy.models.checkpoint import load_checkpoint
+    from segdeploy.models.describe import crop_size, default_name
+    from segdeploy.models.random_weights import random_checkpoint_path, write_random_checkpoint
     from segdeploy.parity.verify import verify as run_verify
 
     checked_name(name)
@@ -181,7 +181,7 @@ def command(
 
 
 def _describe(axes: tuple[object, ...]) -> str:
-    from segdeploy.core.axes import bounds
+    from segdeploy.artifact.axes import bounds
 
     texts = []
     for letter, axis in zip("NHW", axes, strict=False):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from segdeploy.core.manifest import Manifest
+    from segdeploy.artifact.manifest import Manifest
 
 
 @click.command("inspect")
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="The manifest itself.")
 def command(artifact: Path, as_json: bool) -> None:
     """Show what ARTIFACT is, where it came from, and what was proven of it. Its files' hashes are checked."""
-    from segdeploy.core.artifact import open_artifact
-    from segdeploy.core.manifest import Bounds, encode_manifest
+    from segdeploy.artifact.folder import open_artifact
+    from segdeploy.artifact.manifest import Bounds, encode_manifest
     from segdeploy.parity.reports import figures, told_divergence
 
     opened = open_artifact(artifact)
@@ -96,7 +96,7 @@ def describe_quantization(manifest: Manifest) -> list[str]:
 
 def describe_engine(manifest: Manifest) -> list[str]:
     """How a TensorRT engine was compiled, for which shapes, and the line that compiles it with NVIDIA's tool; nothing else."""
-    from segdeploy.core.engine import profile_text, trtexec_command
+    from segdeploy.artifact.engine import profile_text, trtexec_command
 
     engine, tools = manifest.engine, manifest.toolchain
     if engine is None:

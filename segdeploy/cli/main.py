@@ -10,7 +10,7 @@ import sys
 import click
 
 from segdeploy import __version__
-from segdeploy.core.errors import SegdeployError
+from segdeploy.base.errors import SegdeployError
 
 # name -> (module, one line of help). The help stands here so that `segdeploy --help` imports no command.
 COMMANDS: dict[str, tuple[str, str]] = {

@@ -10,8 +10,8 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from segdeploy.core.artifact import Artifact
-    from segdeploy.core.dataset import Sample
+    from segdeploy.artifact.folder import Artifact
+    from segdeploy.images.dataset import Sample
 
 device_option = click.option(
     "--device",
@@ -38,7 +38,7 @@ def checked_name(name: str | None) -> str | None:
     """
     import re
 
-    from segdeploy.core.errors import InputError
+    from segdeploy.base.errors import InputError
 
     if name is not None and not re.fullmatch(r"[\w][\w.-]*", name):
         raise InputError(expected="a --name of letters, digits, '.', '_' and '-'", got=f"'{name}'", fix="choose another")
@@ -47,8 +47,8 @@ def checked_name(name: str | None) -> str | None:
 
 def resolve_target(target: Path | None, config: str | None = None) -> Artifact:
     """A TARGET argument: a checkpoint, an artifact's folder, or nothing for the newest checkpoint."""
-    from segdeploy.core.artifact import open_artifact
-    from segdeploy.core.targets import newest_checkpoint
+    from segdeploy.artifact.folder import open_artifact
+    from segdeploy.cli.defaults import newest_checkpoint
     from segdeploy.runtime.open import eager_artifact
 
     path = target or newest_checkpoint()
@@ -66,8 +66,8 @@ def warn_of_random_weights(artifact: Artifact) -> None:
 
 def resolve_samples(artifact: Artifact, data: Path | None, split: str) -> tuple[Path, list[Sample]]:
     """The labelled images of --data, or of the data set that the model was validated on, and its folder."""
-    from segdeploy.core.dataset import find_samples
-    from segdeploy.core.errors import InputError
+    from segdeploy.base.errors import InputError
+    from segdeploy.images.dataset import find_samples
 
     root = data or (Path(artifact.manifest.lineage.data_root) if artifact.manifest.lineage.data_root else None)
     if root is None:
@@ -115,7 +115,7 @@ def write_json(path: Path | None, value: Any) -> None:
         return
     import msgspec
 
-    from segdeploy.core.files import write_file
+    from segdeploy.base.files import write_file
 
     write_file(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
     click.echo(f"written: {path}", err=True)

@@ -11,7 +11,7 @@ import click
 from segdeploy.cli.options import warn_of_random_weights
 
 if TYPE_CHECKING:
-    from segdeploy.core.artifact import Artifact
+    from segdeploy.artifact.folder import Artifact
 
 
 @click.command("pack")
@@ -26,7 +26,7 @@ def command(artifact: Path | None, name: str | None, out: Path, batch_size: int,
 
     Without ARTIFACT: the newest ONNX artifact under exports/ whose parity was passed.
     """
-    from segdeploy.core.artifact import open_artifact
+    from segdeploy.artifact.folder import open_artifact
     from segdeploy.serve.archive import pack
     from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, start_line, stop_line, write_config
 
@@ -48,8 +48,8 @@ def command(artifact: Path | None, name: str | None, out: Path, batch_size: int,
 
 
 def _newest(*, unverified: bool) -> Artifact:
-    from segdeploy.core.errors import ArtifactError
-    from segdeploy.core.targets import named_artifacts
+    from segdeploy.base.errors import ArtifactError
+    from segdeploy.cli.defaults import named_artifacts
 
     found = [one for one in named_artifacts(()) if one.manifest.format == "onnx"]
     if not found:

@@ -39,10 +39,10 @@ def command(
     Writes NAME_mask.png (label indices in the model's colours), NAME_overlay.png, and NAME_overlay.mp4 for a video. TARGET
     is a checkpoint or an artifact's folder; without it, the newest checkpoint under work_dirs/.
     """
-    from segdeploy.core.artifact import MANIFEST_NAME
-    from segdeploy.core.errors import InputError
+    from segdeploy.artifact.folder import MANIFEST_NAME
+    from segdeploy.base.errors import InputError
     from segdeploy.runtime import open_session
-    from segdeploy.runtime.predict_files import Drawing, find_jobs, predict_files
+    from segdeploy.runtime.files import Drawing, find_jobs, predict_files
 
     first = paths[0]
     named = first.suffix == ".pth" or (first / MANIFEST_NAME).is_file()

@@ -25,7 +25,7 @@ def command(checkpoint: Path | None, out: Path, name: str | None, ema: bool | No
     The file is called NAME-xxxxxxxx.pth after the first 8 hex digits of its SHA-256, and is the same for the same checkpoint.
     Without CHECKPOINT: the newest one under work_dirs/.
     """
-    from segdeploy.core.targets import newest_checkpoint
+    from segdeploy.cli.defaults import newest_checkpoint
     from segdeploy.training.publish import publish
 
     source = checkpoint or newest_checkpoint()

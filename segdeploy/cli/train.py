@@ -57,7 +57,7 @@ def command(
               segdeploy train upernet_r50_voc12aug_512x512_200e --gpus 4 --amp
     Started by torchrun or srun, it is one process of those.
     """  # noqa: D301  the backslash is click's: it keeps the lines as they are
-    from segdeploy.core.targets import WORK_DIRS
+    from segdeploy.models.checkpoint import WORK_DIRS
     from segdeploy.training.distributed import place_from
     from segdeploy.training.train import Settings, configure, train
 
@@ -101,7 +101,7 @@ def command(
 
 
 def _check_machines(gpus: int | None, nodes: int, node_rank: int, master: str | None) -> None:
-    from segdeploy.core.errors import InputError
+    from segdeploy.base.errors import InputError
 
     if nodes > 1 and (master is None or ":" not in master):
         raise InputError(

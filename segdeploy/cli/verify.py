@@ -20,8 +20,8 @@ from segdeploy.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from segdeploy.core.manifest import Manifest
-    from segdeploy.core.verdict import Parity
+    from segdeploy.artifact.manifest import Manifest
+    from segdeploy.artifact.verdict import Parity
     from segdeploy.parity.inputs import Inputs
 
 _SHOWN = {"failed": "FAILED"}
@@ -83,9 +83,9 @@ def command(
     """
     from functools import partial
 
-    from segdeploy.core.errors import InputError
-    from segdeploy.core.files import write_file
-    from segdeploy.core.targets import named_artifacts
+    from segdeploy.base.errors import InputError
+    from segdeploy.base.files import write_file
+    from segdeploy.cli.defaults import named_artifacts
     from segdeploy.export.shapes import parse_size
     from segdeploy.parity import reports
     from segdeploy.parity.served import verify_server
@@ -136,7 +136,7 @@ def command(
 
 def choose_inputs(manifest: Manifest, data: Path | None, split: str, images: Path | None, limit: int) -> Inputs:
     """The pictures of --data or --images, or the default ones; at most so many, 0 for all."""
-    from segdeploy.core.errors import InputError
+    from segdeploy.base.errors import InputError
     from segdeploy.parity.inputs import default_pictures, pictures_of_dataset, pictures_of_folder
 
     if data is not None and images is not None:
@@ -150,7 +150,7 @@ def choose_inputs(manifest: Manifest, data: Path | None, split: str, images: Pat
 
 def show_verdicts(verdicts: Sequence[tuple[str, Parity]]) -> None:
     """A table of every check, what it rests on, and where a difference begins."""
-    from segdeploy.core.verdict import describe_shape
+    from segdeploy.artifact.verdict import describe_shape
     from segdeploy.parity.reports import told_divergence
 
     for name, parity in verdicts:
@@ -190,7 +190,7 @@ def show_verdicts(verdicts: Sequence[tuple[str, Parity]]) -> None:
 
 def _show_checks(name: str, parity: Parity) -> None:
     """The checks that the table of shapes does not show."""
-    from segdeploy.core.verdict import shape_check
+    from segdeploy.artifact.verdict import shape_check
     from segdeploy.parity.reports import figures
 
     shown = {shape_check(one.shape) for one in parity.shapes}
@@ -204,7 +204,7 @@ def _show_checks(name: str, parity: Parity) -> None:
 
 def gate(verdicts: Sequence[tuple[str, Parity]], *, undecided: bool) -> None:
     """End with exit 3 where a candidate failed, and, if asked, with 4 where one could not be decided."""
-    from segdeploy.core.errors import GateFailed, GateUndecided
+    from segdeploy.base.errors import GateFailed, GateUndecided
 
     failed = [name for name, parity in verdicts if parity.verdict == "failed"]
     if failed:

@@ -10,7 +10,7 @@ import click
 from segdeploy.cli.options import print_table
 
 if TYPE_CHECKING:
-    from segdeploy.export.zoo_result import Entry
+    from segdeploy.zoo.result import Entry
 
 
 @click.command("zoo")
@@ -26,12 +26,12 @@ def command(names: tuple[str, ...], formats: str, out: Path, markdown_path: Path
     Each runs in a process of its own, within --timeout and --memory. Results are written as they come: interrupted, the
     same command goes on. Those named are run again.
     """
+    from segdeploy.base.files import write_file
     from segdeploy.cli.options import typed_command
-    from segdeploy.core.files import write_file
     from segdeploy.export.export import exporter
-    from segdeploy.export.zoo import choose_configs, run_zoo
-    from segdeploy.export.zoo_process import Limits
-    from segdeploy.export.zoo_table import cells, columns, markdown, summary
+    from segdeploy.zoo.process import Limits
+    from segdeploy.zoo.run import choose_configs, run_zoo
+    from segdeploy.zoo.table import cells, columns, markdown, summary
 
     chosen = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
     for name in chosen:

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 
-from segdeploy.core.axes import bounds
-from segdeploy.core.dataset import find_samples
-from segdeploy.core.errors import InputError
-from segdeploy.core.imaging import Image, list_images, read_image, resize_image
-from segdeploy.core.manifest import Manifest
-from segdeploy.core.progress import track
+from segdeploy.artifact.axes import bounds
+from segdeploy.artifact.manifest import Manifest
+from segdeploy.base.errors import InputError
+from segdeploy.base.progress import track
 from segdeploy.export.options import Calibration
+from segdeploy.images.dataset import find_samples
+from segdeploy.images.imaging import Image, list_images, read_image, resize_image
 from segdeploy.runtime.predictor import prepare, slide_windows
 
 # How far apart the largest and the smallest value of a tensor were, or what the calibration made of it.

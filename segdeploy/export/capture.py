@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segdeploy.core.errors import ExportError
-from segdeploy.core.manifest import Bounds, Manifest
+from segdeploy.artifact.manifest import Bounds, Manifest
+from segdeploy.base.errors import ExportError
 from segdeploy.export.rewrites import ExactShiftedWindows, smallest_regular_side
 from segdeploy.export.shapes import example_shape
 

@@ -8,13 +8,13 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from segdeploy.core.artifact import Artifact, write_artifact
-from segdeploy.core.checkpoint import Checkpoint
-from segdeploy.core.errors import BackendError, MissingExtraError
-from segdeploy.core.manifest import Engine, Manifest
-from segdeploy.core.model import build_model, crop_size, describe
+from segdeploy.artifact.folder import Artifact, write_artifact
+from segdeploy.artifact.manifest import Engine, Manifest
+from segdeploy.base.errors import BackendError, MissingExtraError
 from segdeploy.export.options import Options
 from segdeploy.export.shapes import Shapes
+from segdeploy.models.checkpoint import Checkpoint
+from segdeploy.models.describe import build_model, crop_size, describe
 
 FORMATS = ("torchscript", "pt2", "onnx", "tensorrt")
 

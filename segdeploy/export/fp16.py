@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from segdeploy.core.errors import ExportError
-from segdeploy.core.manifest import KeptLayer
+from segdeploy.artifact.manifest import KeptLayer
+from segdeploy.base.errors import ExportError
 from segdeploy.export.nodes import comes_from, float_tensors, is_top_level, module_of, pixel_tensors
 from segdeploy.export.rewrites import ExactAdaptiveAvgPool2d
 

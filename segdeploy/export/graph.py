@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segdeploy.core.manifest import Manifest
+from segdeploy.artifact.manifest import Manifest
 from segdeploy.export.rewrites import ExactOps, rewrite
 
 

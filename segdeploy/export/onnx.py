@@ -12,9 +12,9 @@ import onnx
 import onnxscript  # noqa: F401  the exporter imports it late; it should be missed early
 import torch
 
-from segdeploy.core.errors import ExportError
-from segdeploy.core.manifest import Bounds, Manifest
-from segdeploy.core.model import version_of
+from segdeploy.artifact.manifest import Bounds, Manifest
+from segdeploy.base.errors import ExportError
+from segdeploy.base.versions import version_of
 from segdeploy.export.capture import dynamic_axes, example_input, export_error, quiet
 from segdeploy.export.graph import DeployGraph
 from segdeploy.export.onnx_names import name_nodes

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from segdeploy.core.manifest import Precision
+from segdeploy.artifact.manifest import Precision
 
 
 @dataclass(frozen=True)

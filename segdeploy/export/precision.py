@@ -9,15 +9,15 @@ from pathlib import Path
 import msgspec
 import onnx
 
-from segdeploy.core.dataset import Sample, find_samples
-from segdeploy.core.errors import ExportError, InputError
-from segdeploy.core.manifest import KeptLayer, Manifest, Quantization
+from segdeploy.artifact.manifest import KeptLayer, Manifest, Quantization
+from segdeploy.base.errors import ExportError, InputError
 from segdeploy.export.calibration import Pictures, choose_pictures, data_root, measure_ranges
 from segdeploy.export.fp16 import LARGEST, kept_layers, overflowing_nodes, sensitive_nodes, to_half
 from segdeploy.export.options import Calibration
 from segdeploy.export.quality import Judge
 from segdeploy.export.quantize import Layer, Quantizer, describe_method
 from segdeploy.export.sensitivity import RANKING_IMAGES, SEARCH_IMAGES, Ranked, keep_within, rank_layers
+from segdeploy.images.dataset import Sample, find_samples
 
 
 def convert(path: Path, manifest: Manifest, wanted: Calibration) -> Manifest:

@@ -18,14 +18,14 @@ from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._ops import OpOverload
 
-from segdeploy.core.axes import bounds
-from segdeploy.core.errors import BackendError, ExportError
-from segdeploy.core.manifest import Bounds, Manifest, Target
+from segdeploy.artifact.axes import bounds
+from segdeploy.artifact.manifest import Bounds, Manifest, Target
+from segdeploy.base.errors import BackendError, ExportError
 from segdeploy.export.capture import dynamic_axes, example_input, export_error, quiet, refuse_custom_ops
 from segdeploy.export.graph import DeployGraph
 from segdeploy.export.options import Options
 from segdeploy.parity.tolerance import TOLERANCES
-from segdeploy.runtime.torch_device import compute_capability, cpp_compiler
+from segdeploy.runtime.backends.torch_device import compute_capability, cpp_compiler
 
 _DEVICES = ("cpu", "cuda")
 _NO_VECTORS = "INVALID_VEC_ISA"  # AOTInductor's name for plain code

@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.dataset import Sample
-from segdeploy.core.imaging import Labels, read_image
-from segdeploy.core.manifest import Bounds, FileEntry, Manifest, Resize
-from segdeploy.core.progress import track
+from segdeploy.artifact.folder import Artifact
+from segdeploy.artifact.manifest import Bounds, FileEntry, Manifest, Resize
+from segdeploy.base.progress import track
+from segdeploy.images.dataset import Sample
+from segdeploy.images.imaging import Labels, read_image
 from segdeploy.runtime import Session, open_session
-from segdeploy.runtime.evaluate import evaluate
+from segdeploy.runtime.evaluation import evaluate
 from segdeploy.runtime.predictor import predict_labels
 from segdeploy.runtime.session import Prediction, Staged
 

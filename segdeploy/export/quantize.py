@@ -19,8 +19,8 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 from onnxruntime.quantization import QDQQuantizer, QuantType
 
-from segdeploy.core.errors import ExportError
-from segdeploy.core.manifest import Format
+from segdeploy.artifact.manifest import Format
+from segdeploy.base.errors import ExportError
 from segdeploy.export.nodes import comes_from, is_top_level, module_of, pixel_tensors
 from segdeploy.export.rewrites import ExactAdaptiveAvgPool2d
 

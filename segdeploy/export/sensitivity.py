@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from segdeploy.core.errors import ExportError
-from segdeploy.core.imaging import Logits, read_image
-from segdeploy.core.manifest import Manifest, QualityDrop
-from segdeploy.core.progress import track
+from segdeploy.artifact.manifest import Manifest, QualityDrop
+from segdeploy.base.errors import ExportError
+from segdeploy.base.progress import track
 from segdeploy.export.calibration import network_inputs
 from segdeploy.export.quality import Judge, open_measured
 from segdeploy.export.quantize import Layer
+from segdeploy.images.imaging import Logits, read_image
 
 SEARCH_IMAGES = 200
 RANKING_IMAGES = 4

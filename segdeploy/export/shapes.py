@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from segdeploy.core.axes import bounds, nearest
-from segdeploy.core.errors import InputError
-from segdeploy.core.manifest import Axis, Bounds, Profile
+from segdeploy.artifact.axes import bounds, nearest
+from segdeploy.artifact.manifest import Axis, Bounds, Profile
+from segdeploy.base.errors import InputError
 
 _DEFAULT_SMALLEST_SIDE = 32
 _DEFAULT_LARGEST_SIDE = 2048

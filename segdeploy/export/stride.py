@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from segdeploy.core.axes import bounds
-from segdeploy.core.errors import InputError
-from segdeploy.core.manifest import Manifest
+from segdeploy.artifact.axes import bounds
+from segdeploy.artifact.manifest import Manifest
+from segdeploy.base.errors import InputError
 from segdeploy.export.graph import DeployGraph
 
 

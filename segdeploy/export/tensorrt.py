@@ -10,16 +10,16 @@ from typing import Any
 
 import msgspec
 
-from segdeploy.core.engine import ONNX_NAME
-from segdeploy.core.errors import BackendError, ExportError
-from segdeploy.core.files import sha256_file
-from segdeploy.core.manifest import Engine, Manifest, Target
-from segdeploy.core.progress import progress_bar
-from segdeploy.core.tensorrt import Flavour, Gpu, import_tensorrt, known_targets, local_gpu, messages
+from segdeploy.artifact.engine import ONNX_NAME
+from segdeploy.artifact.manifest import Engine, Manifest, Target
+from segdeploy.base.errors import BackendError, ExportError
+from segdeploy.base.files import sha256_file
+from segdeploy.base.progress import progress_bar
 from segdeploy.export.graph import DeployGraph
 from segdeploy.export.onnx import write_onnx
 from segdeploy.export.options import Options
 from segdeploy.export.timing_cache import check_cache, default_cache, timing_cache
+from segdeploy.runtime.backends.tensorrt_flavour import Flavour, Gpu, import_tensorrt, known_targets, local_gpu, messages
 
 # Where there is no GPU and none was named: Ada, as in the L4 and L40S that inference servers rent out.
 DEFAULT_TARGET = "sm89"

@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from segdeploy.core.errors import InputError
-from segdeploy.core.files import write_file
+from segdeploy.base.errors import InputError
+from segdeploy.base.files import write_file
 
 
 def default_cache(version: str, gpu: str) -> Path:

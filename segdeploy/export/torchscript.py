@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from segdeploy.core.errors import ExportError
-from segdeploy.core.manifest import Manifest
+from segdeploy.artifact.manifest import Manifest
+from segdeploy.base.errors import ExportError
 from segdeploy.export.capture import example_input, refuse_custom_ops
 from segdeploy.export.graph import DeployGraph
 from segdeploy.export.options import Options

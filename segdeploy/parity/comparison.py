@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.imaging import Labels, Logits, resize_logits
-from segdeploy.core.manifest import Manifest
-from segdeploy.core.verdict import FlipFigures, LabelParity, LogitFigures, ShapeParity, Tolerance
+from segdeploy.artifact.manifest import Manifest
+from segdeploy.artifact.verdict import FlipFigures, LabelParity, LogitFigures, ShapeParity, Tolerance
+from segdeploy.images.imaging import Labels, Logits, resize_logits
 from segdeploy.parity.flips import FlipCount
 from segdeploy.parity.logits import LARGEST, LogitErrors
 from segdeploy.parity.tolerance import RESIZE_ROUNDING

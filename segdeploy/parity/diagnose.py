@@ -8,16 +8,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.imaging import Image, Labels, Logits, reduce_logits, resize_logits
-from segdeploy.core.manifest import Manifest
-from segdeploy.core.verdict import Divergence, Parity
+from segdeploy.artifact.folder import Artifact
+from segdeploy.artifact.manifest import Manifest
+from segdeploy.artifact.verdict import Divergence, Parity
+from segdeploy.images.imaging import Image, Labels, Logits, reduce_logits, resize_logits
 from segdeploy.parity.eager_probe import eager_layers
 from segdeploy.parity.judge import WorstImage
 from segdeploy.parity.layers import Layer, compare_layers, relative_error
 from segdeploy.parity.sessions import Recorder, filled
 from segdeploy.runtime import Session
-from segdeploy.runtime.eager import EagerSession
+from segdeploy.runtime.backends.eager import EagerSession
 
 # A change of the input or of the order of classes is taken for the fault where it leaves no more than this of the error.
 _MUCH_CLOSER = 0.2

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.parity.layers import Layer
-from segdeploy.runtime.eager import EagerSession
+from segdeploy.runtime.backends.eager import EagerSession
 
 
 def eager_layers(session: EagerSession, images: NDArray[np.uint8]) -> list[Layer]:

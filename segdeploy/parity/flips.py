@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.verdict import FlipFigures
+from segdeploy.artifact.verdict import FlipFigures
 from segdeploy.parity.logits import LARGEST
 
 # Half the width of the band along the reference's own borders, in pixels: there the margin passes through zero.

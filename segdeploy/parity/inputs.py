@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from segdeploy.core.axes import bounds
-from segdeploy.core.dataset import Sample, find_samples, read_label
-from segdeploy.core.errors import InputError
-from segdeploy.core.imaging import Image, Labels, encode_png, list_images, read_image, resize_image
-from segdeploy.core.manifest import Manifest
+from segdeploy.artifact.axes import bounds
+from segdeploy.artifact.manifest import Manifest
+from segdeploy.base.errors import InputError
+from segdeploy.images.dataset import Sample, find_samples, read_label
+from segdeploy.images.imaging import Image, Labels, encode_png, list_images, read_image, resize_image
 
 _NOISE_IMAGES = 8
 T = TypeVar("T")

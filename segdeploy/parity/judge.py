@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segdeploy.core.imaging import Image, Labels, Logits
-from segdeploy.core.manifest import Manifest
-from segdeploy.core.metrics import ConfusionMatrix
-from segdeploy.core.verdict import LabelParity, ShapeParity, TaskParity, Tolerance
+from segdeploy.artifact.manifest import Manifest
+from segdeploy.artifact.verdict import LabelParity, ShapeParity, TaskParity, Tolerance
+from segdeploy.images.imaging import Image, Labels, Logits
 from segdeploy.parity.comparison import LabelComparison, Outputs, ShapeComparison
 from segdeploy.parity.inputs import Picture
 from segdeploy.parity.sessions import Call
 from segdeploy.parity.task import PairedBootstrap
+from segdeploy.scores.confusion_matrix import ConfusionMatrix
 
 
 @dataclass(frozen=True)

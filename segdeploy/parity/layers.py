@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.manifest import Precision
-from segdeploy.core.verdict import Divergence, LayerError, Stage
+from segdeploy.artifact.manifest import Precision
+from segdeploy.artifact.verdict import Divergence, LayerError, Stage
 
 # From this relative error on a layer counts as different. In float32 layers agree to about 1e-6; an fp16 or int8 model
 # collects its rounding from layer to layer, and is judged by what each layer adds.

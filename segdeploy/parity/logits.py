@@ -10,8 +10,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.imaging import Logits
-from segdeploy.core.verdict import LogitFigures
+from segdeploy.artifact.verdict import LogitFigures
+from segdeploy.images.imaging import Logits
 
 # Stands for an infinite error: JSON has no infinity, and a verdict must be readable again.
 LARGEST = float(np.finfo(np.float32).max)

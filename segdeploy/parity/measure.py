@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.axes import bounds, nearest
-from segdeploy.core.engine import choose_profile
-from segdeploy.core.imaging import Image, Logits, resize_image
-from segdeploy.core.manifest import Manifest
-from segdeploy.core.progress import progress_bar
-from segdeploy.core.verdict import Determinism, Tolerance
+from segdeploy.artifact.axes import bounds, nearest
+from segdeploy.artifact.engine import choose_profile
+from segdeploy.artifact.manifest import Manifest
+from segdeploy.artifact.verdict import Determinism, Tolerance
+from segdeploy.base.progress import progress_bar
+from segdeploy.images.imaging import Image, Logits, resize_image
 from segdeploy.parity.inputs import Inputs, Picture
 from segdeploy.parity.judge import Judge
 from segdeploy.parity.sessions import Call, Recorder, Replay, fitted_resize

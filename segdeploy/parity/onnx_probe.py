@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.artifact import Artifact
+from segdeploy.artifact.folder import Artifact
 from segdeploy.parity.layers import Layer
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"}

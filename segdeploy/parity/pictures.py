@@ -7,10 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segdeploy.core.drawing import captioned, class_shares, overlay, with_legend
-from segdeploy.core.files import write_file
-from segdeploy.core.imaging import Image, Labels, encode_png
-from segdeploy.core.manifest import Manifest
+from segdeploy.artifact.manifest import Manifest
+from segdeploy.base.files import write_file
+from segdeploy.images.drawing import captioned, class_shares, overlay, with_legend
+from segdeploy.images.imaging import Image, Labels, encode_png
 from segdeploy.parity.comparison import full_logits, margins
 from segdeploy.parity.judge import WorstImage
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.errors import ArtifactError, CheckpointError
-from segdeploy.core.files import sha256_file
+from segdeploy.artifact.folder import Artifact
+from segdeploy.base.errors import ArtifactError, CheckpointError
+from segdeploy.base.files import sha256_file
 from segdeploy.parity.inputs import Inputs, default_pictures
 from segdeploy.parity.measure import Question, question
 from segdeploy.parity.stored import StoredReference

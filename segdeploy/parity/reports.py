@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
-from segdeploy.core.verdict import CHECKS, Check, FlipFigures, Parity, describe_shape, shape_check
+from segdeploy.artifact.verdict import CHECKS, Check, FlipFigures, Parity, describe_shape, shape_check
 
 
 def junit(verdicts: Sequence[tuple[str, Parity]]) -> str:

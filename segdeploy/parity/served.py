@@ -10,11 +10,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.errors import SegdeployError, ServeError
-from segdeploy.core.imaging import Image, Labels, Logits, encode_png
-from segdeploy.core.progress import progress_bar
-from segdeploy.core.verdict import Determinism, Divergence, Parity, Tolerance, worst
+from segdeploy.artifact.folder import Artifact
+from segdeploy.artifact.verdict import Determinism, Divergence, Parity, Tolerance, worst
+from segdeploy.base.errors import SegdeployError, ServeError
+from segdeploy.base.progress import progress_bar
+from segdeploy.images.imaging import Image, Labels, Logits, encode_png
 from segdeploy.parity.diagnose import wrong_resize
 from segdeploy.parity.inputs import Inputs
 from segdeploy.parity.judge import Judge

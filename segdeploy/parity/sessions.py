@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.axes import bounds, nearest
-from segdeploy.core.imaging import network_size
-from segdeploy.core.manifest import Manifest, Resize
+from segdeploy.artifact.axes import bounds, nearest
+from segdeploy.artifact.folder import Artifact
+from segdeploy.artifact.manifest import Manifest, Resize
+from segdeploy.images.imaging import network_size
 from segdeploy.runtime import Prediction, Session, Staged
 
 

@@ -18,13 +18,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.dataset import read_label
-from segdeploy.core.errors import ArtifactError, InputError
-from segdeploy.core.files import sha256_file, write_file
-from segdeploy.core.imaging import encode_png, read_image
-from segdeploy.core.manifest import FileEntry, Manifest
-from segdeploy.core.struct import Struct
+from segdeploy.artifact.folder import Artifact
+from segdeploy.artifact.manifest import FileEntry, Manifest
+from segdeploy.base.errors import ArtifactError, InputError
+from segdeploy.base.files import sha256_file, write_file
+from segdeploy.base.records import Struct
+from segdeploy.images.dataset import read_label
+from segdeploy.images.imaging import encode_png, read_image
 from segdeploy.parity.inputs import Inputs, Picture
 from segdeploy.parity.measure import Question
 from segdeploy.runtime import Prediction, Session, Staged

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.verdict import ClassDifference, TaskParity, Verdict
+from segdeploy.artifact.verdict import ClassDifference, TaskParity, Verdict
 
 _REPLICATES = 2000
 _CONFIDENCE = 0.95

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from segdeploy.core.errors import InputError
-from segdeploy.core.manifest import Precision
-from segdeploy.core.verdict import Tolerance
+from segdeploy.artifact.manifest import Precision
+from segdeploy.artifact.verdict import Tolerance
+from segdeploy.base.errors import InputError
 
 # fp32: float addition in another order moves a logit by about 1e-6 of its size; 1e-4 is a hundred times that, and a real
 #   fault (a swapped channel, another pooling) is a thousand times larger still.

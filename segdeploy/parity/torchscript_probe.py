@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.artifact import Artifact
+from segdeploy.artifact.folder import Artifact
 from segdeploy.parity.layers import Layer
 
 _LAYERS = {"aten::_convolution", "aten::conv2d", "aten::linear", "aten::addmm"}

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from segdeploy.core.artifact import Artifact, record_parity
-from segdeploy.core.errors import BackendError
-from segdeploy.core.files import new_folder
-from segdeploy.core.verdict import Parity, Tolerance, worst
+from segdeploy.artifact.folder import Artifact, record_parity
+from segdeploy.artifact.verdict import Parity, Tolerance, worst
+from segdeploy.base.errors import BackendError
+from segdeploy.base.files import new_folder
 from segdeploy.parity.diagnose import diagnose
 from segdeploy.parity.inputs import Inputs
 from segdeploy.parity.judge import Judge

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.errors import InputError
-from segdeploy.core.imaging import Image, Labels, Logits, network_size, resize_image, resized_stripes
-from segdeploy.core.manifest import Resize
+from segdeploy.artifact.manifest import Resize
+from segdeploy.base.errors import InputError
+from segdeploy.images.imaging import Image, Labels, Logits, network_size, resize_image, resized_stripes
 from segdeploy.runtime.predictor import network_logits, predict_labels, prepare
 from segdeploy.runtime.session import Session
 

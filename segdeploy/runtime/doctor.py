@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 
-from segdeploy.core.model import version_of
-from segdeploy.core.tensorrt import Gpu
-from segdeploy.runtime.torch_device import cpp_compiler
+from segdeploy.base.versions import version_of
+from segdeploy.runtime.backends.tensorrt_flavour import Gpu
+from segdeploy.runtime.backends.torch_device import cpp_compiler
 
 
 @dataclass(frozen=True)

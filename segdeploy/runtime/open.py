@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.errors import BackendError
+from segdeploy.artifact.folder import Artifact
+from segdeploy.base.errors import BackendError
 from segdeploy.runtime.session import Session
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
@@ -31,23 +31,23 @@ def open_session(artifact: Artifact, device: Device = "auto", threads: int | Non
     count = threads or usable_cpus()
     match artifact.manifest.format:
         case "eager":
-            from segdeploy.runtime.eager import EagerSession
+            from segdeploy.runtime.backends.eager import EagerSession
 
             return EagerSession(artifact, device, count)
         case "torchscript":
-            from segdeploy.runtime.torchscript import TorchScriptSession
+            from segdeploy.runtime.backends.torchscript import TorchScriptSession
 
             return TorchScriptSession(artifact, device, count)
         case "pt2":
-            from segdeploy.runtime.pt2 import Pt2Session
+            from segdeploy.runtime.backends.pt2 import Pt2Session
 
             return Pt2Session(artifact, device, count)
         case "onnx":
-            from segdeploy.runtime.onnx import OnnxSession
+            from segdeploy.runtime.backends.onnx import OnnxSession
 
             return OnnxSession(artifact, device, count)
         case "tensorrt":
-            from segdeploy.runtime.tensorrt import TensorRTSession
+            from segdeploy.runtime.backends.tensorrt import TensorRTSession
 
             return TensorRTSession(artifact, device)
     raise unknown_backend(artifact.manifest.format)
@@ -70,6 +70,6 @@ def eager_artifact(checkpoint: Path, config: str | None = None) -> Artifact:
         CheckpointError: it cannot be loaded.
         ConfigError: its config cannot be used.
     """
-    from segdeploy.runtime.eager import describe_checkpoint
+    from segdeploy.runtime.backends.eager import describe_checkpoint
 
     return describe_checkpoint(checkpoint, config)

@@ -15,12 +15,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.dataset import Sample
-from segdeploy.core.errors import BackendError, InputError, SegdeployError
-from segdeploy.core.progress import progress_bar
+from segdeploy.artifact.folder import Artifact
+from segdeploy.base.errors import BackendError, InputError, SegdeployError
+from segdeploy.base.progress import progress_bar
+from segdeploy.images.dataset import Sample
 from segdeploy.runtime.augment import Augmentation
-from segdeploy.runtime.evaluate import Problem, Tally, count_sample, empty_matrix
+from segdeploy.runtime.evaluation import Problem, Tally, count_sample, empty_matrix
 from segdeploy.runtime.open import Device, open_session, usable_cpus
 
 

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.errors import InputError
-from segdeploy.core.imaging import Image, Labels, Logits, network_size, resize_image, resize_logits, resized_labels
-from segdeploy.core.manifest import Axis, Bounds, Inference, Manifest
+from segdeploy.artifact.folder import Artifact
+from segdeploy.artifact.manifest import Axis, Bounds, Inference, Manifest
+from segdeploy.base.errors import InputError
+from segdeploy.images.imaging import Image, Labels, Logits, network_size, resize_image, resize_logits, resized_labels
 from segdeploy.runtime.session import Session
 
 

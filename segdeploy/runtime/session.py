@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.errors import InputError
-from segdeploy.core.imaging import Logits
-from segdeploy.core.manifest import Bounds, Manifest
+from segdeploy.artifact.folder import Artifact
+from segdeploy.artifact.manifest import Bounds, Manifest
+from segdeploy.base.errors import InputError
+from segdeploy.images.imaging import Logits
 
 
 @dataclass(frozen=True)

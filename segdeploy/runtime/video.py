@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segdeploy.core.drawing import even, overlay, with_legend
-from segdeploy.core.errors import InputError
-from segdeploy.core.files import new_file
-from segdeploy.core.imaging import Image, Labels
-from segdeploy.core.progress import progress_bar
+from segdeploy.base.errors import InputError
+from segdeploy.base.files import new_file
+from segdeploy.base.progress import progress_bar
+from segdeploy.images.drawing import even, overlay, with_legend
+from segdeploy.images.imaging import Image, Labels
 from segdeploy.runtime.predictor import predict_batch
 from segdeploy.runtime.session import Session
 

@@ -11,9 +11,9 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from segdeploy.core.artifact import MANIFEST_NAME, Artifact, record_unverified
-from segdeploy.core.errors import ArtifactError, InputError, MissingExtraError, ServeError
-from segdeploy.core.files import new_file
+from segdeploy.artifact.folder import MANIFEST_NAME, Artifact, record_unverified
+from segdeploy.base.errors import ArtifactError, InputError, MissingExtraError, ServeError
+from segdeploy.base.files import new_file
 
 HANDLER = Path(__file__).parent / "handler.py"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

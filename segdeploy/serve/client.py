@@ -10,8 +10,8 @@ import urllib.request
 
 import numpy as np
 
-from segdeploy.core.errors import InputError, ServeError
-from segdeploy.core.imaging import Labels
+from segdeploy.base.errors import InputError, ServeError
+from segdeploy.images.imaging import Labels
 
 _TIMEOUT_S = 120
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

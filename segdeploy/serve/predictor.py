@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from segdeploy.core.artifact import open_artifact
-from segdeploy.core.errors import InputError
-from segdeploy.core.imaging import Image, decode_image, label_png, network_size
-from segdeploy.core.manifest import Bounds
+from segdeploy.artifact.folder import open_artifact
+from segdeploy.artifact.manifest import Bounds
+from segdeploy.base.errors import InputError
+from segdeploy.images.imaging import Image, decode_image, label_png, network_size
 from segdeploy.runtime.open import open_session
 from segdeploy.runtime.predictor import predict_batch
 from segdeploy.runtime.session import Session

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from segdeploy.core.errors import InputError, MissingExtraError, ServeError
-from segdeploy.core.files import write_file
+from segdeploy.base.errors import InputError, MissingExtraError, ServeError
+from segdeploy.base.files import write_file
 from segdeploy.serve.archive import check_name
 
 HOST = "127.0.0.1"

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from segdeploy.core.errors import InputError
-from segdeploy.core.progress import progress_bar
+from segdeploy.base.errors import InputError
+from segdeploy.base.progress import progress_bar
 from segdeploy.training.download import MIB, md5_file
 
 _DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError)

@@ -13,9 +13,9 @@ from typing import Literal, TypeAlias
 import msgspec
 import numpy as np
 
-from segdeploy.core.dataset import read_label
-from segdeploy.core.errors import InputError
-from segdeploy.core.progress import track
+from segdeploy.base.errors import InputError
+from segdeploy.base.progress import track
+from segdeploy.images.dataset import read_label
 from segdeploy.training.leaks import find_leaks
 from segdeploy.training.processes import map_in_processes
 from segdeploy.training.splits import Dataset, Pair, Split

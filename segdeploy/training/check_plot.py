@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from segdeploy.core.errors import InputError, MissingExtraError
-from segdeploy.core.files import new_file
+from segdeploy.base.errors import InputError, MissingExtraError
+from segdeploy.base.files import new_file
 from segdeploy.training.check import CheckReport
 from segdeploy.training.curve_plots import COLOURS, FORMATS, NO_DATE
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.errors import InputError, MissingExtraError
-from segdeploy.core.files import new_file
+from segdeploy.base.errors import InputError, MissingExtraError
+from segdeploy.base.files import new_file
 from segdeploy.training.curves import Curve, Run, best
 
 FORMATS = (".svg", ".png", ".pdf")

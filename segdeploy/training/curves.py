@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.errors import InputError
-from segdeploy.core.targets import WORK_DIRS
+from segdeploy.base.errors import InputError
+from segdeploy.models.checkpoint import WORK_DIRS
 
 DEFAULT_KEYS = ("loss", "lr", "mIoU")
 _LOG = "vis_data/*.json"

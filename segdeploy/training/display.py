@@ -12,8 +12,8 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
-from segdeploy.core.errors import DivergedError
-from segdeploy.core.progress import Advance, progress_bar
+from segdeploy.base.errors import DivergedError
+from segdeploy.base.progress import Advance, progress_bar
 
 
 class Display(Hook):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from segdeploy.core.errors import InputError
+from segdeploy.base.errors import InputError
 
 
 @dataclass(frozen=True)

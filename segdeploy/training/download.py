@@ -9,8 +9,8 @@ import urllib.request
 from pathlib import Path
 
 from segdeploy import __version__
-from segdeploy.core.errors import InputError
-from segdeploy.core.progress import progress_bar
+from segdeploy.base.errors import InputError
+from segdeploy.base.progress import progress_bar
 
 MIB = 1 << 20
 _TIMEOUT_S = 60

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from segdeploy.core.configs import config_folder, find_config
-from segdeploy.core.errors import BackendError, CheckpointError, InputError, MissingExtraError
-from segdeploy.core.mmseg import load_mmseg
+from segdeploy.base.errors import BackendError, CheckpointError, InputError, MissingExtraError
+from segdeploy.models.configs import config_folder, find_config
+from segdeploy.models.packages import load_mmseg
 
 # In the order in which they are listed; of two tools with one name the first is meant.
 _GROUPS = ("dataset_converters", "model_converters", "analysis_tools", "misc", "deployment", "torchserve", "")

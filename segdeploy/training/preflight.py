@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segdeploy.core.errors import ConfigError, InputError
+from segdeploy.base.errors import ConfigError, InputError
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 # Top-level names that configs define for their own use and that look like something MMEngine reads.

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from segdeploy.core.errors import InputError
+from segdeploy.base.errors import InputError
 
 In = TypeVar("In")
 Out = TypeVar("Out")

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from segdeploy.core.checkpoint import load_checkpoint, load_plain
-from segdeploy.core.configs import load_config
-from segdeploy.core.errors import CheckpointError
-from segdeploy.core.files import write_file
-from segdeploy.core.model import build_model, default_name
+from segdeploy.base.errors import CheckpointError
+from segdeploy.base.files import write_file
+from segdeploy.models.checkpoint import load_checkpoint, load_plain
+from segdeploy.models.configs import load_config
+from segdeploy.models.describe import build_model, default_name
 
 PUBLISHED = Path("published")
 # What a user of the weights may want to know; the rest of MMEngine's meta is about hooks and the machine.

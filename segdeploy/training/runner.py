@@ -17,10 +17,10 @@ from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_s
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from mmengine.runner import Runner
 
-from segdeploy.core.checkpoint import load_plain
-from segdeploy.core.errors import CheckpointError, InputError
-from segdeploy.core.files import write_file
-from segdeploy.core.progress import say
+from segdeploy.base.errors import CheckpointError, InputError
+from segdeploy.base.files import write_file
+from segdeploy.base.progress import say
+from segdeploy.models.checkpoint import load_plain
 from segdeploy.training.seeding import SeededDataset, seed_everything, seeded_sampler
 from segdeploy.training.weights import fit_weights, local_file
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.errors import InputError
+from segdeploy.base.errors import InputError
 
 CLASSES = 21
 _VOID = 255

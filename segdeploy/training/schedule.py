@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from segdeploy.core.errors import ConfigError
+from segdeploy.base.errors import ConfigError
 
 Unit: TypeAlias = Literal["epochs", "iterations"]
 

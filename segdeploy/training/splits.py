@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segdeploy.core.dataset import AUGMENTED, SPLIT_FOLDERS
-from segdeploy.core.errors import ConfigError, InputError
-from segdeploy.core.imaging import IMAGE_SUFFIXES
+from segdeploy.base.errors import ConfigError, InputError
+from segdeploy.images.dataset import AUGMENTED, SPLIT_FOLDERS
+from segdeploy.images.imaging import IMAGE_SUFFIXES
 
 # The order of splits; one that begins otherwise comes after those to train on, and takes no part in the search for leaks.
 _ROLES = {"train": "train", "aug": "train", "val": "val", "test": "test"}
@@ -88,7 +88,7 @@ def find_dataset(target: str, data_root: Path | None = None) -> Dataset:
         return splits_of_folder(Path(target))
     if os.sep in target and "::" not in target and not Path(target).is_file():
         raise InputError(expected=f"a data set's folder or a config at '{target}'", got="nothing there", fix="check the path")
-    from segdeploy.core.configs import load_config
+    from segdeploy.models.configs import load_config
     from segdeploy.training.preflight import check_data, check_keys, move_data
 
     config = load_config(target)
@@ -100,7 +100,7 @@ def find_dataset(target: str, data_root: Path | None = None) -> Dataset:
 
 
 def splits_of_folder(root: Path) -> Dataset:
-    """The splits of a data set in VOC's layout or mmseg's; see ``segdeploy.core.dataset.find_samples``.
+    """The splits of a data set in VOC's layout or mmseg's; see ``segdeploy.images.dataset.find_samples``.
 
     A ``trainval`` beside its parts is left out: what is wrong with it is wrong with them.
 
@@ -201,7 +201,7 @@ def _class_names(root: Path) -> tuple[str, ...]:
                     expected=f"class names in '{path}'", got=f"{type(error).__name__}: {error}", fix="mend or remove it"
                 ) from error
     if root.name == "VOC2012":
-        from segdeploy.core.mmseg import load_mmseg
+        from segdeploy.models.packages import load_mmseg
 
         load_mmseg()
         from mmseg.datasets import PascalVOCDataset

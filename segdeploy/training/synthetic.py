@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.core.errors import InputError
-from segdeploy.core.files import new_folder
-from segdeploy.core.imaging import Image, label_png
-from segdeploy.core.palette import distinct_palette
-from segdeploy.core.progress import progress_bar
+from segdeploy.base.errors import InputError
+from segdeploy.base.files import new_folder
+from segdeploy.base.progress import progress_bar
+from segdeploy.images.imaging import Image, label_png
+from segdeploy.images.palette import distinct_palette
 from segdeploy.training.fills import FILLS, patterned_fill, wide_fill
 
 VOID = 255

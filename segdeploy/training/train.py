@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segdeploy.core.checkpoint import load_checkpoint, load_plain
-from segdeploy.core.configs import load_config
-from segdeploy.core.errors import CheckpointError, ConfigError, InputError
-from segdeploy.core.mmseg import load_mmseg
-from segdeploy.core.progress import say
-from segdeploy.core.targets import WORK_DIRS
+from segdeploy.base.errors import CheckpointError, ConfigError, InputError
+from segdeploy.base.progress import say
+from segdeploy.models.checkpoint import WORK_DIRS, load_checkpoint, load_plain
+from segdeploy.models.configs import load_config
+from segdeploy.models.packages import load_mmseg
 from segdeploy.training.distributed import Place, connected, place_from
 from segdeploy.training.preflight import check_data, check_files, check_keys, check_padding, move_data
 from segdeploy.training.schedule import change_length, iterations_per_epoch, length_of

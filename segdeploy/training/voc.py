@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from segdeploy.core.errors import InputError, MissingExtraError
-from segdeploy.core.files import write_file
+from segdeploy.base.errors import InputError, MissingExtraError
+from segdeploy.base.files import write_file
 from segdeploy.training.archives import Archive, recognise, unpack
 from segdeploy.training.download import fetch
 

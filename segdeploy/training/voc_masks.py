@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from segdeploy.core.errors import InputError
-from segdeploy.core.files import write_file
-from segdeploy.core.imaging import label_png
-from segdeploy.core.palette import distinct_palette
-from segdeploy.core.progress import track
+from segdeploy.base.errors import InputError
+from segdeploy.base.files import write_file
+from segdeploy.base.progress import track
+from segdeploy.images.imaging import label_png
+from segdeploy.images.palette import distinct_palette
 from segdeploy.training.processes import map_in_processes
 from segdeploy.training.sbd import CLASSES, read_sbd_mask
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segdeploy.core.errors import CheckpointError
+from segdeploy.base.errors import CheckpointError
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdeploy.bench.result import (
-    SCHEMA,
-    BenchReport,
-    BenchRow,
-    BenchSettings,
-    DataSet,
-    Environment,
-    Load,
-    Timing,
-)
-from segdeploy.core.artifact import write_artifact
-from segdeploy.core.dataset import find_samples
-from segdeploy.core.manifest import (
+from segdeploy.artifact.folder import write_artifact
+from segdeploy.artifact.manifest import (
     Bounds,
     Inference,
     InputSpec,
@@ -33,7 +22,18 @@ from segdeploy.core.manifest import (
     Resize,
     Toolchain,
 )
-from segdeploy.core.metrics import ClassScore, Evaluation
+from segdeploy.bench.result import (
+    SCHEMA,
+    BenchReport,
+    BenchRow,
+    BenchSettings,
+    DataSet,
+    Environment,
+    Load,
+    Timing,
+)
+from segdeploy.images.dataset import find_samples
+from segdeploy.scores.confusion_matrix import ClassScore, Evaluation
 
 CLASSES = ("dark", "grey", "bright")
 

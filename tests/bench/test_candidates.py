@@ -1,10 +1,10 @@
 import msgspec
 import pytest
 
+from segdeploy.artifact.folder import Artifact
+from segdeploy.base.errors import BackendError, InputError
 from segdeploy.bench.candidates import choose_candidates, find_data
 from segdeploy.bench.run import Missing
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.errors import BackendError, InputError
 
 pytest.importorskip("onnx")
 

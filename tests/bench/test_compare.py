@@ -2,10 +2,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from segdeploy.base.errors import GateFailed, GateUndecided
 from segdeploy.bench.compare import compare_reports, gate, ratio_interval
 from segdeploy.bench.compare_text import summary, table
 from segdeploy.bench.result import BenchSettings, DataSet
-from segdeploy.core.errors import GateFailed, GateUndecided
 
 TEN = BenchSettings(threads=2, iterations=100, turn=10)
 

@@ -7,7 +7,7 @@ import pytest
 
 from segdeploy.bench.html import Section, render_html
 from segdeploy.bench.pictures import Picture
-from segdeploy.core.metrics import ClassScore, Evaluation
+from segdeploy.scores.confusion_matrix import ClassScore, Evaluation
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")

@@ -3,8 +3,8 @@ import json
 import msgspec
 import pytest
 
+from segdeploy.base.errors import InputError
 from segdeploy.bench.result import BenchRow, BenchSettings, disagreements, encode_report, read_report
-from segdeploy.core.errors import InputError
 
 
 def test_a_report_survives_json(tmp_path, row, report):

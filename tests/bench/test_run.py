@@ -6,17 +6,17 @@ import msgspec
 import numpy as np
 import pytest
 
+from segdeploy.artifact.verdict import Parity, Tolerance
+from segdeploy.base.errors import InputError
 from segdeploy.bench import process
 from segdeploy.bench.pictures import PictureCollector
 from segdeploy.bench.process import NotRun, WorkerProcess
 from segdeploy.bench.result import BenchSettings, encode_report, read_report
 from segdeploy.bench.run import Missing, bench
 from segdeploy.bench.worker import input_batch, peak_rss_bytes
-from segdeploy.core.errors import InputError
-from segdeploy.core.imaging import read_image
-from segdeploy.core.verdict import Parity, Tolerance
+from segdeploy.images.imaging import read_image
 from segdeploy.runtime import open_session
-from segdeploy.runtime.evaluate import evaluate
+from segdeploy.runtime.evaluation import evaluate
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -27,7 +27,7 @@ QUICK = BenchSettings(iterations=7, warmup=2, turn=3, min_time_s=0, max_time_s=2
 CRASHING_WORKER = """
 import os
 from segdeploy.bench import worker
-from segdeploy.runtime.onnx import OnnxSession
+from segdeploy.runtime.backends.onnx import OnnxSession
 execute = OnnxSession.execute
 def crash(self, staged):
     if self.artifact.manifest.name == "crash":

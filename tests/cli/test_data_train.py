@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from segdeploy.base.errors import InputError
 from segdeploy.cli.main import cli
-from segdeploy.core.errors import InputError
 from segdeploy.training.train import Settings, TrainResult
 
 

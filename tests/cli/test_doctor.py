@@ -1,5 +1,5 @@
-from segdeploy.core import tensorrt
-from segdeploy.core.tensorrt import Gpu
+from segdeploy.runtime.backends import tensorrt_flavour as tensorrt
+from segdeploy.runtime.backends.tensorrt_flavour import Gpu
 
 
 def test_without_a_gpu(main, monkeypatch):

@@ -55,8 +55,8 @@ def test_figures_that_cannot_be_written(main, one_line, onnx_artifact, labelled_
 
 def test_a_class_may_be_called_anything(main, onnx_artifact, labelled_root, copied):
     """Brackets in a class's name are shown, not read as markup, in the table and in the picture."""
-    from segdeploy.core.files import write_file
-    from segdeploy.core.manifest import encode_manifest
+    from segdeploy.artifact.manifest import encode_manifest
+    from segdeploy.base.files import write_file
 
     artifact = copied(onnx_artifact)
     names = ("b[/] [red]", "[link=x]y[/link]", "$a_b$", ":smile:", "e")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from segdeploy.core.artifact import open_artifact
-from segdeploy.core.engine import trtexec_command
+from segdeploy.artifact.engine import trtexec_command
+from segdeploy.artifact.folder import open_artifact
 
 
 @pytest.fixture

@@ -4,9 +4,14 @@ import pkgutil
 
 import pytest
 
+import segdeploy.artifact
+import segdeploy.base
 import segdeploy.cli
-import segdeploy.core
+import segdeploy.images
+import segdeploy.models
 import segdeploy.runtime
+import segdeploy.runtime.backends
+import segdeploy.scores
 from segdeploy.cli.main import COMMANDS
 
 HEAVY = (
@@ -47,6 +52,17 @@ OPTIONAL = (
     "scipy",
 )
 TRAINING = ("torch", "torchvision", "mmseg", "mmcv", "mmengine", "onnx", "onnxscript")
+
+LOWER = (
+    segdeploy.base,
+    segdeploy.artifact,
+    segdeploy.images,
+    segdeploy.scores,
+    segdeploy.models,
+    segdeploy.runtime,
+    segdeploy.runtime.backends,
+    segdeploy.cli,
+)
 
 
 def modules(package):
@@ -95,8 +111,8 @@ def test_help_without_the_optional_packages(run_python):
 
 
 def test_every_module_of_the_lower_layers_imports_without_extras(run_python):
-    """core, runtime and cli import where only the base requirements are installed."""
-    names = [name for package in (segdeploy.core, segdeploy.runtime, segdeploy.cli) for name in modules(package)]
+    """Everything up to runtime, and cli, imports where only the base requirements are installed."""
+    names = [name for package in LOWER for name in modules(package)]
     assert len(names) > 30
     code = f"""
 import importlib
@@ -139,17 +155,17 @@ print(json.dumps(answers))
 def test_a_deployment_box(run_python, onnx_artifact, labelled_root, images_folder, eager):
     """Without PyTorch and mmsegmentation an ONNX artifact is inspected, opened, predicts and is evaluated, all the same."""
     pytest.importorskip("onnxruntime")
-    from segdeploy.core.dataset import find_samples
-    from segdeploy.core.imaging import read_image
-    from segdeploy.runtime.evaluate import evaluate
+    from segdeploy.images.dataset import find_samples
+    from segdeploy.images.imaging import read_image
+    from segdeploy.runtime.evaluation import evaluate
     from segdeploy.runtime.predictor import predict_labels
 
     code = (
         HELP
         + f"""
 from pathlib import Path
-from segdeploy.core.artifact import open_artifact
-from segdeploy.core.imaging import read_image
+from segdeploy.artifact.folder import open_artifact
+from segdeploy.images.imaging import read_image
 from segdeploy.runtime import open_session
 from segdeploy.runtime.predictor import predict_labels
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from segdeploy.core.manifest import decode_manifest
+from segdeploy.artifact.manifest import decode_manifest
 from segdeploy.parity.verify import verify
 
 

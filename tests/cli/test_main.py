@@ -7,9 +7,9 @@ import click
 import pytest
 
 from segdeploy import __version__
+from segdeploy.base.errors import GateFailed, GateUndecided, InputError
 from segdeploy.cli import main as entry
 from segdeploy.cli.main import COMMANDS
-from segdeploy.core.errors import GateFailed, GateUndecided, InputError
 
 
 def test_help_names_every_command(main):

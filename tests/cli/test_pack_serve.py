@@ -17,9 +17,9 @@ import numpy as np
 import psutil
 import pytest
 
-from segdeploy.core.artifact import open_artifact, record_parity
-from segdeploy.core.errors import ServeError
-from segdeploy.core.verdict import Parity, Tolerance
+from segdeploy.artifact.folder import open_artifact, record_parity
+from segdeploy.artifact.verdict import Parity, Tolerance
+from segdeploy.base.errors import ServeError
 
 pytest.importorskip("model_archiver", reason="torch-model-archiver is not installed")
 pytest.importorskip("ts", reason="torchserve is not installed")

@@ -51,7 +51,7 @@ def test_a_failure_is_exit_3(main, one_line, exports, onnx_artifact, torchscript
     import onnx
     from onnx import numpy_helper
 
-    from segdeploy.core.artifact import write_artifact
+    from segdeploy.artifact.folder import write_artifact
 
     exports(torchscript_artifact)
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from segdeploy.export import zoo
-from segdeploy.export.zoo_result import Entry, FormatResult
+from segdeploy.zoo import run as zoo
+from segdeploy.zoo.result import Entry, FormatResult
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_bad_input(main, tried, one_line, arguments, words):
 
 def test_a_model_with_an_op_that_is_not_there(main, one_line):
     """``segdeploy export`` of a config that needs compiled ops: one line that says so, and nothing is written."""
-    from segdeploy.export.zoo_child import _installed
+    from segdeploy.zoo.child import _installed
 
     if _installed("mmcv._ext"):
         pytest.skip("mmcv's compiled ops are installed")

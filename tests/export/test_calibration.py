@@ -4,11 +4,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from segdeploy.core.errors import InputError
-from segdeploy.core.imaging import read_image
-from segdeploy.core.manifest import Bounds, Inference, Lineage, Resize
+from segdeploy.artifact.manifest import Bounds, Inference, Lineage, Resize
+from segdeploy.base.errors import InputError
 from segdeploy.export.calibration import choose_pictures, measure_ranges, network_inputs
 from segdeploy.export.options import Calibration
+from segdeploy.images.imaging import read_image
 
 
 def with_root(manifest, root):

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 import torch
 
-from segdeploy.core.artifact import open_artifact
-from segdeploy.core.checkpoint import load_checkpoint
-from segdeploy.core.errors import BackendError, InputError, MissingExtraError
-from segdeploy.core.manifest import Bounds
+from segdeploy.artifact.folder import open_artifact
+from segdeploy.artifact.manifest import Bounds
+from segdeploy.base.errors import BackendError, InputError, MissingExtraError
 from segdeploy.export import export
 from segdeploy.export.export import FORMATS, export_model, exporter
 from segdeploy.export.shapes import Shapes, example_shape
+from segdeploy.models.checkpoint import load_checkpoint
 from segdeploy.parity.verify import verify
 from segdeploy.runtime import open_session
 

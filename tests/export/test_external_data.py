@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segdeploy.core.artifact import open_artifact
-from segdeploy.core.errors import ArtifactError, ExportError
-from segdeploy.core.files import sha256_file
+from segdeploy.artifact.folder import open_artifact
+from segdeploy.base.errors import ArtifactError, ExportError
+from segdeploy.base.files import sha256_file
 from segdeploy.parity.verify import verify
 from segdeploy.runtime import open_session
 

@@ -6,10 +6,10 @@ import onnx
 import pytest
 import torch
 
-from segdeploy.core.checkpoint import load_checkpoint
-from segdeploy.core.manifest import Bounds
+from segdeploy.artifact.manifest import Bounds
 from segdeploy.export.export import export_model
 from segdeploy.export.shapes import Shapes
+from segdeploy.models.checkpoint import load_checkpoint
 from segdeploy.runtime import open_session
 
 NORM = {"type": "BN", "requires_grad": True}

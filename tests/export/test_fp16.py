@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segdeploy.core.errors import ExportError
+from segdeploy.base.errors import ExportError
 from segdeploy.export.calibration import measure_ranges
 from segdeploy.export.fp16 import LARGEST, overflowing_nodes, sensitive_nodes, to_half
 from segdeploy.export.nodes import comes_from, is_top_level

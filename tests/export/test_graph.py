@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from segdeploy.core.checkpoint import load_checkpoint
-from segdeploy.core.mmseg import load_mmseg
-from segdeploy.core.model import build_model, describe
 from segdeploy.export.graph import DeployGraph
+from segdeploy.models.checkpoint import load_checkpoint
+from segdeploy.models.describe import build_model, describe
+from segdeploy.models.packages import load_mmseg
 
 SIZES = [(64, 96), (75, 51), (33, 130)]
 

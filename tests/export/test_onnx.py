@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from segdeploy.core.errors import ExportError
+from segdeploy.base.errors import ExportError
 
 onnx = pytest.importorskip("onnx")
 
@@ -70,10 +70,10 @@ def test_the_facts_are_in_the_file(model, onnx_artifact):
 @pytest.mark.parametrize("opset", [17, 24, 0])
 def test_an_opset_that_is_not_supported(checkpoint_path, tmp_path, opset):
     """Refused with the range, and nothing is left behind."""
-    from segdeploy.core.checkpoint import load_checkpoint
     from segdeploy.export.export import export_model
     from segdeploy.export.options import Options
     from segdeploy.export.shapes import Shapes
+    from segdeploy.models.checkpoint import load_checkpoint
 
     with pytest.raises(ExportError, match="an opset of 18 to 23"):
         export_model(
@@ -110,12 +110,12 @@ def test_onnxs_own_evaluator_agrees(static_onnx, eager):
 
 def test_an_axis_that_came_out_fixed(checkpoint_path, tmp_path, one_thread):
     """torch.onnx takes up what torch.export suggests, and fixes an axis: no artifact, where a dynamic one was asked for."""
-    from segdeploy.core.checkpoint import load_checkpoint
-    from segdeploy.core.manifest import Bounds
-    from segdeploy.core.model import build_model, describe
+    from segdeploy.artifact.manifest import Bounds
     from segdeploy.export.graph import DeployGraph
     from segdeploy.export.onnx import write_onnx
     from segdeploy.export.options import Options
+    from segdeploy.models.checkpoint import load_checkpoint
+    from segdeploy.models.describe import build_model, describe
 
     checkpoint = load_checkpoint(checkpoint_path)
     manifest = describe(checkpoint, name="x", fmt="onnx", batch=1, height=64, width=Bounds(min=32, opt=64, max=256))

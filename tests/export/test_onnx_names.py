@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from segdeploy.core.files import sha256_file
+from segdeploy.base.files import sha256_file
 
 onnx = pytest.importorskip("onnx")
 
@@ -52,7 +52,7 @@ AGAIN = """
 import sys
 from pathlib import Path
 from pathlib import Path
-from segdeploy.core.checkpoint import load_checkpoint
+from segdeploy.models.checkpoint import load_checkpoint
 from segdeploy.export.export import export_model
 from segdeploy.export.shapes import choose_shapes
 shapes = choose_shapes({crop!r}, tensorrt=False, largest="256x256")

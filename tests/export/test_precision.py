@@ -3,13 +3,13 @@ import re
 import msgspec
 import pytest
 
-from segdeploy.core.artifact import open_artifact
-from segdeploy.core.checkpoint import load_checkpoint
-from segdeploy.core.errors import BackendError, ExportError, InputError, MissingExtraError
+from segdeploy.artifact.folder import open_artifact
+from segdeploy.base.errors import BackendError, ExportError, InputError, MissingExtraError
 from segdeploy.export.export import check_precision, export_model
 from segdeploy.export.options import Calibration, Options
 from segdeploy.export.precision import convert
 from segdeploy.export.shapes import choose_shapes
+from segdeploy.models.checkpoint import load_checkpoint
 
 onnx = pytest.importorskip("onnx")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from segdeploy.core.errors import BackendError, ExportError
-from segdeploy.core.manifest import Bounds
+from segdeploy.artifact.manifest import Bounds
+from segdeploy.base.errors import BackendError, ExportError
 from segdeploy.export import pt2
 from segdeploy.export.export import exporter
 from segdeploy.export.options import Options
@@ -15,7 +15,7 @@ from segdeploy.export.pt2 import write_pt2
 @pytest.fixture
 def small(make_manifest):
     """A manifest whose H and W have the given bounds."""
-    from segdeploy.core.manifest import InputSpec
+    from segdeploy.artifact.manifest import InputSpec
 
     def make(**side):
         axes = (Bounds(min=1, opt=1, max=4), Bounds(**side), Bounds(**side), 3)

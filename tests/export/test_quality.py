@@ -2,8 +2,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from segdeploy.core.dataset import find_samples
 from segdeploy.export.quality import Judge, open_measured
+from segdeploy.images.dataset import find_samples
 
 
 def test_the_score_is_mmsegs(onnx_artifact, labelled_root, runner_scores):
@@ -27,7 +27,7 @@ def test_agreement_is_a_share_of_pixels(onnx_artifact, images_folder, monkeypatc
 
 def test_a_static_artifact_is_measured_too(static_onnx):
     """Pictures of any size are brought to its height and width, and one is repeated to fill its batch."""
-    from segdeploy.core.manifest import Bounds
+    from segdeploy.artifact.manifest import Bounds
 
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
     with open_measured(static_onnx.model_path, static_onnx.manifest) as session:
@@ -41,7 +41,7 @@ def test_a_static_artifact_is_measured_too(static_onnx):
 
 def test_a_batch_is_filled(onnx_artifact, eager):
     """Where the smallest batch is three, a picture goes in three times and comes out once."""
-    from segdeploy.core.manifest import Bounds
+    from segdeploy.artifact.manifest import Bounds
 
     axes = (Bounds(min=3, opt=3, max=4), *onnx_artifact.manifest.input.shape[1:])
     manifest = msgspec.structs.replace(

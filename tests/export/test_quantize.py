@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segdeploy.core.errors import ExportError
+from segdeploy.base.errors import ExportError
 from segdeploy.export.calibration import measure_ranges
 from segdeploy.export.nodes import comes_from, is_top_level
 from segdeploy.export.quantize import Quantizer
@@ -124,8 +124,8 @@ def test_a_kept_layer_has_no_q_or_dq(quantized, layers, kept):
 
 def test_masks_agree(quantized, layers, onnx_artifact, labelled_root, tmp_path):
     """For either format the masks are those of the float32 model but for a few pixels; with all layers kept they are equal."""
-    from segdeploy.core.dataset import find_samples
     from segdeploy.export.quality import Judge
+    from segdeploy.images.dataset import find_samples
 
     pictures = [sample.image for sample in find_samples(labelled_root, "val")]
     judge = Judge(onnx_artifact.manifest, onnx_artifact.model_path, [], pictures)

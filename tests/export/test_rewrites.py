@@ -3,7 +3,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from segdeploy.core.mmseg import load_mmseg
 from segdeploy.export.rewrites import (
     ExactAdaptiveAvgPool2d,
     ExactAdaptivePadding,
@@ -16,6 +15,7 @@ from segdeploy.export.rewrites import (
     ExactUpsample,
     rewrite,
 )
+from segdeploy.models.packages import load_mmseg
 
 # Even, odd, prime, of one pixel, smaller than the scale, and a real feature map's.
 SIZES = [(1, 1), (1, 7), (2, 3), (4, 6), (5, 5), (6, 6), (7, 4), (12, 16), (13, 17), (31, 47), (64, 128), (3, 100)]

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from segdeploy.core.errors import ExportError
+from segdeploy.base.errors import ExportError
 from segdeploy.export.quantize import Layer
 from segdeploy.export.sensitivity import Ranked, fewest, keep_within
 

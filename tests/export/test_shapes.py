@@ -1,8 +1,8 @@
 import pytest
 
-from segdeploy.core.axes import bounds
-from segdeploy.core.errors import InputError
-from segdeploy.core.manifest import Bounds, Profile
+from segdeploy.artifact.axes import bounds
+from segdeploy.artifact.manifest import Bounds, Profile
+from segdeploy.base.errors import InputError
 from segdeploy.export.shapes import Shapes, choose_shapes, example_shape, parse_size
 
 

@@ -1,11 +1,11 @@
 import pytest
 
-from segdeploy.core.checkpoint import load_checkpoint
-from segdeploy.core.errors import InputError
-from segdeploy.core.manifest import Bounds, Pad
-from segdeploy.core.model import build_model, describe
+from segdeploy.artifact.manifest import Bounds, Pad
+from segdeploy.base.errors import InputError
 from segdeploy.export.graph import DeployGraph
 from segdeploy.export.stride import check_smallest_side, network_stride
+from segdeploy.models.checkpoint import load_checkpoint
+from segdeploy.models.describe import build_model, describe
 
 
 @pytest.fixture(scope="module")

@@ -6,19 +6,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from segdeploy.core import tensorrt as core
-from segdeploy.core.artifact import open_artifact
-from segdeploy.core.checkpoint import load_checkpoint
-from segdeploy.core.errors import BackendError, ExportError, InputError
-from segdeploy.core.files import sha256_file
-from segdeploy.core.manifest import Engine, Profile
-from segdeploy.core.tensorrt import Flavour, Gpu
+from segdeploy.artifact.folder import open_artifact
+from segdeploy.artifact.manifest import Engine, Profile
+from segdeploy.base.errors import BackendError, ExportError, InputError
+from segdeploy.base.files import sha256_file
 from segdeploy.export import export as making
 from segdeploy.export import tensorrt as exporting
 from segdeploy.export.export import export_model
 from segdeploy.export.options import Options
 from segdeploy.export.shapes import Shapes, choose_shapes
 from segdeploy.export.tensorrt import Plan, compile_engine, plan_build
+from segdeploy.models.checkpoint import load_checkpoint
+from segdeploy.runtime.backends import tensorrt_flavour as core
+from segdeploy.runtime.backends.tensorrt_flavour import Flavour, Gpu
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx, which compiles engines without a GPU, is not installed")
 

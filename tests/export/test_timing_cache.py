@@ -1,6 +1,6 @@
 import pytest
 
-from segdeploy.core.errors import InputError
+from segdeploy.base.errors import InputError
 from segdeploy.export.timing_cache import check_cache, default_cache, timing_cache
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from segdeploy.core.errors import ExportError
+from segdeploy.base.errors import ExportError
 from segdeploy.export.options import Options
 from segdeploy.export.torchscript import write_torchscript
 

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from segdeploy.core.verdict import ShapeParity, Tolerance, worst
+from segdeploy.artifact.verdict import ShapeParity, Tolerance, worst
 from segdeploy.parity.comparison import Outputs, ShapeComparison
 
 SHAPE = (2, 32, 48)

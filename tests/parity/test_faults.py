@@ -6,7 +6,7 @@ And the other way: test_verify.py holds that what differs without being a fault 
 import numpy as np
 import pytest
 
-from segdeploy.core.artifact import open_artifact, write_artifact
+from segdeploy.artifact.folder import open_artifact, write_artifact
 from segdeploy.parity.inputs import Inputs, pictures_of_folder
 from segdeploy.parity.verify import verify
 
@@ -209,10 +209,10 @@ def test_inexact_pooling_at_other_sizes(tmp_path, checkpoint_path, monkeypatch):
     """Pooling with equal bins is right where they divide the map and wrong elsewhere; TorchScript has no modules to name."""
     import torch
 
-    from segdeploy.core.checkpoint import load_checkpoint
     from segdeploy.export import rewrites
     from segdeploy.export.export import export_model
     from segdeploy.export.shapes import choose_shapes
+    from segdeploy.models.checkpoint import load_checkpoint
     from segdeploy.parity.inputs import noise
 
     def equal_bins(size, cells, like):
@@ -238,9 +238,9 @@ def test_a_perturbed_torchscript_layer(tmp_path, checkpoint_path, pictures):
     """TorchScript's layers are found by their order."""
     import torch
 
-    from segdeploy.core.checkpoint import load_checkpoint
     from segdeploy.export.export import export_model
     from segdeploy.export.shapes import choose_shapes
+    from segdeploy.models.checkpoint import load_checkpoint
 
     content = torch.load(checkpoint_path, weights_only=True)
     content["state_dict"]["backbone.layer2.0.conv1.weight"] *= 1.01

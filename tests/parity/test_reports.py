@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 
-from segdeploy.core.verdict import Determinism, Divergence, LayerError, Parity, TaskParity, Tolerance
+from segdeploy.artifact.verdict import Determinism, Divergence, LayerError, Parity, TaskParity, Tolerance
 from segdeploy.parity.reports import junit, markdown
 from segdeploy.parity.tolerance import TOLERANCES
 

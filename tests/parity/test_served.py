@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdeploy.core.errors import ServeError
-from segdeploy.core.imaging import decode_image, resize_image
+from segdeploy.base.errors import ServeError
+from segdeploy.images.imaging import decode_image, resize_image
 from segdeploy.parity.inputs import pictures_of_dataset
 from segdeploy.parity.served import verify_server
 from segdeploy.runtime import open_session
@@ -131,7 +131,7 @@ def test_the_model_not_the_server(ask, session, onnx_artifact, tmp_path):
     import onnx
     from onnx import numpy_helper
 
-    from segdeploy.core.artifact import write_artifact
+    from segdeploy.artifact.folder import write_artifact
 
     def write(folder):
         model = onnx.load(onnx_artifact.model_path)

@@ -7,8 +7,8 @@ import sys
 import msgspec
 import pytest
 
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.errors import ArtifactError, InputError
+from segdeploy.artifact.folder import Artifact
+from segdeploy.base.errors import ArtifactError, InputError
 from segdeploy.parity.inputs import pictures_of_dataset
 from segdeploy.parity.stored import INDEX_NAME, StoredReference
 from segdeploy.parity.verify import store_reference, verify
@@ -51,7 +51,7 @@ import sys
 for name in ("torch", "mmseg", "mmengine", "mmcv"):
     sys.modules[name] = None
 from pathlib import Path
-from segdeploy.core.artifact import open_artifact
+from segdeploy.artifact.folder import open_artifact
 from segdeploy.parity.stored import StoredReference
 from segdeploy.parity.verify import verify
 parity = verify(open_artifact(Path({str(artifact.folder)!r})), stored=StoredReference(Path({str(stored.artifact.folder)!r})))

@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from segdeploy.core.artifact import open_artifact
-from segdeploy.core.errors import ArtifactError, CheckpointError, InputError
-from segdeploy.core.manifest import Bounds
+from segdeploy.artifact.folder import open_artifact
+from segdeploy.artifact.manifest import Bounds
+from segdeploy.base.errors import ArtifactError, CheckpointError, InputError
 from segdeploy.parity.inputs import noise, pictures_of_dataset, pictures_of_folder
 from segdeploy.parity.measure import default_shapes
 from segdeploy.parity.tolerance import TOLERANCES, tolerance_for

@@ -2,12 +2,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from segdeploy.core.dataset import find_samples
-from segdeploy.core.errors import InputError
-from segdeploy.core.imaging import read_image
+from segdeploy.base.errors import InputError
+from segdeploy.images.dataset import find_samples
+from segdeploy.images.imaging import read_image
 from segdeploy.runtime import open_session
 from segdeploy.runtime.augment import Augmentation, predict_augmented, scaled_size
-from segdeploy.runtime.evaluate import tally
+from segdeploy.runtime.evaluation import tally
 from segdeploy.runtime.open import eager_artifact
 from segdeploy.runtime.predictor import predict_labels
 
@@ -116,7 +116,7 @@ def test_sizes_are_mmcvs(size, scale):
 
 def test_more_than_256_classes(eager, make_manifest):
     """Labels beyond 255 do not wrap."""
-    from segdeploy.core.artifact import Artifact
+    from segdeploy.artifact.folder import Artifact
     from segdeploy.runtime.session import Prediction
 
     class Many:
@@ -136,8 +136,8 @@ def test_with_crops(eager, mmseg_model, labelled_root):
 
     from mmengine.config import ConfigDict
 
-    from segdeploy.core.artifact import Artifact
-    from segdeploy.core.manifest import Inference
+    from segdeploy.artifact.folder import Artifact
+    from segdeploy.artifact.manifest import Inference
 
     class Sliding:
         def __init__(self):

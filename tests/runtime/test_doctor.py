@@ -2,8 +2,8 @@ import importlib.util
 
 import pytest
 
-from segdeploy.core.tensorrt import Gpu
 from segdeploy.runtime import doctor
+from segdeploy.runtime.backends.tensorrt_flavour import Gpu
 from segdeploy.runtime.doctor import capabilities
 
 L4 = Gpu("NVIDIA L4", "sm89")

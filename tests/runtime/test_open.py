@@ -3,8 +3,8 @@ import os
 import pytest
 
 import segdeploy.runtime
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.errors import BackendError, CheckpointError
+from segdeploy.artifact.folder import Artifact
+from segdeploy.base.errors import BackendError, CheckpointError
 from segdeploy.runtime.open import BACKENDS, eager_artifact, open_session, unknown_backend, usable_cpus
 
 

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from segdeploy.core.dataset import Sample, find_samples
-from segdeploy.core.errors import BackendError
+from segdeploy.base.errors import BackendError
+from segdeploy.images.dataset import Sample, find_samples
 from segdeploy.runtime import pool
-from segdeploy.runtime.evaluate import tally
+from segdeploy.runtime.evaluation import tally
 
 HANGING = """
 import sys, time
 from pathlib import Path
-from segdeploy.core.artifact import open_artifact
-from segdeploy.core.dataset import find_samples
-from segdeploy.runtime.evaluate import tally
+from segdeploy.artifact.folder import open_artifact
+from segdeploy.images.dataset import find_samples
+from segdeploy.runtime.evaluation import tally
 
 if __name__ == "__main__":
     samples = find_samples(Path(sys.argv[2]), "val") * 10000

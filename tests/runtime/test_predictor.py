@@ -5,9 +5,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from segdeploy.core.artifact import Artifact
-from segdeploy.core.imaging import read_image
-from segdeploy.core.manifest import Inference, Resize
+from segdeploy.artifact.folder import Artifact
+from segdeploy.artifact.manifest import Inference, Resize
+from segdeploy.images.imaging import read_image
 from segdeploy.runtime.predictor import network_logits, predict_batch, predict_labels, slide_windows
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segdeploy.core.errors import InputError
+from segdeploy.base.errors import InputError
 from segdeploy.runtime.session import checked_images
 
 

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from segdeploy.core.errors import InputError
-from segdeploy.core.imaging import read_image
-from segdeploy.runtime.predict_files import Drawing, Job, predict_files
+from segdeploy.base.errors import InputError
+from segdeploy.images.imaging import read_image
+from segdeploy.runtime.files import Drawing, Job, predict_files
 from segdeploy.runtime.predictor import predict_labels
 from segdeploy.runtime.video import predict_video
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from segdeploy.core.artifact import Artifact, record_parity, write_artifact
-from segdeploy.core.errors import ArtifactError, InputError
-from segdeploy.core.verdict import Parity, Tolerance
+from segdeploy.artifact.folder import Artifact, record_parity, write_artifact
+from segdeploy.artifact.verdict import Parity, Tolerance
+from segdeploy.base.errors import ArtifactError, InputError
 from segdeploy.serve.archive import HANDLER, pack
 
 

@@ -10,8 +10,8 @@ import threading
 import numpy as np
 import pytest
 
-from segdeploy.core.errors import InputError, ServeError
-from segdeploy.core.imaging import label_png
+from segdeploy.base.errors import InputError, ServeError
+from segdeploy.images.imaging import label_png
 from segdeploy.serve.client import predict
 
 LABELS = np.arange(12, dtype=np.uint8).reshape(3, 4)

@@ -22,8 +22,8 @@ import numpy as np
 import psutil
 import pytest
 
-from segdeploy.core.errors import InputError, ServeError
-from segdeploy.core.imaging import decode_image
+from segdeploy.base.errors import InputError, ServeError
+from segdeploy.images.imaging import decode_image
 from segdeploy.runtime.predictor import predict_labels
 from segdeploy.serve.client import predict
 from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, follow, start, start_line, stop_line, write_config

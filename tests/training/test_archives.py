@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from segdeploy.core.errors import InputError
+from segdeploy.base.errors import InputError
 from segdeploy.training.archives import Archive, recognise, unpack
 
 FIRST, SECOND = Archive("first.tar", "", "Kit/VOC"), Archive("second.tgz", "", "RELEASE/dataset")

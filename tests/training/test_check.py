@@ -203,7 +203,7 @@ def test_22_classes(tmp_path):
 
 def test_reduce_zero_label(clean):
     """Label 0 is void and the others count from 1, as mmseg's own loader does it."""
-    from segdeploy.core.mmseg import load_mmseg
+    from segdeploy.models.packages import load_mmseg
 
     load_mmseg()
     from mmseg.datasets.transforms import LoadAnnotations

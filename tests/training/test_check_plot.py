@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from segdeploy.core.errors import InputError
+from segdeploy.base.errors import InputError
 from segdeploy.training.check import CheckReport, SplitReport
 from segdeploy.training.check_plot import plot_frequencies
 

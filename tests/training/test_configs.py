@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from segdeploy.core.configs import config_folder
-from segdeploy.core.errors import ConfigError
+from segdeploy.base.errors import ConfigError
+from segdeploy.models.configs import config_folder
 from segdeploy.training.schedule import length_of
 from segdeploy.training.train import Settings, _build_runner, configure
 
@@ -134,7 +134,7 @@ def test_published_models_are_unchanged(voc, tmp_path):
     """The model of a published recipe is mmseg's own, key by key."""
     from mmengine.config import Config
 
-    from segdeploy.core.configs import find_config
+    from segdeploy.models.configs import find_config
 
     theirs = Config.fromfile(find_config("mmseg::upernet/upernet_r101_4xb4-40k_voc12aug-512x512.py"))
     ours = Config.fromfile(find_config("upernet_r101_voc12aug_512x512_40k"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdeploy.core.errors import InputError, MissingExtraError
+from segdeploy.base.errors import InputError, MissingExtraError
 from segdeploy.training import curve_plots
 from segdeploy.training.curve_plots import draw_curves, smooth
 from segdeploy.training.curves import choose_keys, newest_run, read_run, read_runs, summarise

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from segdeploy.core.errors import InputError
+from segdeploy.base.errors import InputError
 from segdeploy.training.distributed import place_from
 
 CONFIG = "upernet_r18_synthetic"

@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 
-from segdeploy.core.errors import InputError
+from segdeploy.base.errors import InputError
 from segdeploy.training.download import fetch, md5_file
 
 DATA = np.random.default_rng(0).bytes(300_000)

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdeploy.core.configs import config_folder, load_config
-from segdeploy.core.errors import (
+from segdeploy.base.errors import (
     BackendError,
     CheckpointError,
     ConfigError,
@@ -23,6 +22,7 @@ from segdeploy.core.errors import (
     MissingExtraError,
     SegdeployError,
 )
+from segdeploy.models.configs import config_folder, load_config
 from segdeploy.training import mmseg_tools
 from segdeploy.training.mmseg_tools import INSTEAD, MENDS, find_tool, list_tools, run_tool
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from segdeploy.core.checkpoint import load_checkpoint
-from segdeploy.core.dataset import find_samples
-from segdeploy.core.errors import CheckpointError, InputError
-from segdeploy.core.imaging import read_image
+from segdeploy.base.errors import CheckpointError, InputError
+from segdeploy.images.dataset import find_samples
+from segdeploy.images.imaging import read_image
+from segdeploy.models.checkpoint import load_checkpoint
 from segdeploy.runtime import open_session
 from segdeploy.runtime.open import eager_artifact
 from segdeploy.training.publish import publish

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from segdeploy.core.checkpoint import load_checkpoint
+from segdeploy.models.checkpoint import load_checkpoint
 from segdeploy.training.train import Settings, train
 
 CONFIG = "upernet_r18_synthetic"
@@ -99,7 +99,7 @@ def test_another_seed_is_another_run(synthetic, tmp_path, tiny):
 KILLED = """
 import sys, time
 from pathlib import Path
-from segdeploy.core import files
+from segdeploy.base import files
 from segdeploy.training.train import Settings, train
 
 write = Path.write_bytes
@@ -143,7 +143,7 @@ def test_full_disk(run, synthetic, tmp_path, tiny, monkeypatch):
     import errno
     from pathlib import Path
 
-    from segdeploy.core.errors import InputError
+    from segdeploy.base.errors import InputError
 
     write = Path.write_bytes
     place = tmp_path / "run"

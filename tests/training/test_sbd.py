@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 from scipy.sparse import csc_array
 
-from segdeploy.core.errors import InputError
+from segdeploy.base.errors import InputError
 from segdeploy.training.sbd import read_sbd_mask
 
 MASK = np.arange(20, dtype=np.uint8).reshape(4, 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from mmengine.config import Config
 
-from segdeploy.core.errors import ConfigError
+from segdeploy.base.errors import ConfigError
 from segdeploy.training.schedule import change_length, iterations_per_epoch, length_of
 
 

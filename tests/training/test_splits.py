@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdeploy.core.dataset import find_samples
-from segdeploy.core.errors import ConfigError, InputError
+from segdeploy.base.errors import ConfigError, InputError
+from segdeploy.images.dataset import find_samples
 from segdeploy.training.splits import find_dataset, role, splits_of_folder
 
 LISTS = ("val", "test", "trainval", "aug", "mine", "trainaug", "train")

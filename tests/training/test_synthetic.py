@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdeploy.core.dataset import find_samples
-from segdeploy.core.errors import InputError
-from segdeploy.core.palette import distinct_palette
+from segdeploy.base.errors import InputError
+from segdeploy.images.dataset import find_samples
+from segdeploy.images.palette import distinct_palette
 from segdeploy.training.fills import FILLS, patterned_fill
 from segdeploy.training.synthetic import MOST_CLASSES, VOID, class_names, write_synthetic_voc
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdeploy.core.checkpoint import load_checkpoint
-from segdeploy.core.errors import CheckpointError, ConfigError, DivergedError, InputError
+from segdeploy.base.errors import CheckpointError, ConfigError, DivergedError, InputError
+from segdeploy.models.checkpoint import load_checkpoint
 from segdeploy.training.runner import whole_files
 from segdeploy.training.train import Settings, configure, train
 

@@ -20,8 +20,8 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat
 
-from segdeploy.core.errors import InputError
-from segdeploy.core.palette import distinct_palette
+from segdeploy.base.errors import InputError
+from segdeploy.images.palette import distinct_palette
 from segdeploy.training import voc
 
 TRAIN, VAL = ("2007_000001", "2007_000002", "2007_000003"), ("2007_000007", "2007_000008")
@@ -504,7 +504,7 @@ def test_processes_and_none_give_the_same(voc_sbd, tmp_path):
 @pytest.mark.shared
 def test_real_photographs_through_mmseg(shared, tmp_path):
     """mmseg's own data set reads the result as its config names it: 3 + 7 to train on; and trainaug from one folder."""
-    from segdeploy.core.mmseg import load_mmseg
+    from segdeploy.models.packages import load_mmseg
 
     load_mmseg()
     from mmseg.datasets import PascalVOCDataset

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from segdeploy.core.errors import CheckpointError, InputError
+from segdeploy.base.errors import CheckpointError, InputError
 from segdeploy.training.train import Settings, train
 from segdeploy.training.weights import fit_weights, local_file
 

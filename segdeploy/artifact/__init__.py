@@ -1,0 +1,1 @@
+"""An artifact: a folder with a model file and a manifest."""

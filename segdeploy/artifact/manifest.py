@@ -1,0 +1,334 @@
+"""The manifest: what an artifact is, where it came from, and what was proven of it. Schema 1.
+
+Axes are named by letters throughout: N batch, H and W height and width of the network's input, h and w of the decode
+head's output, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+
+from segdeploy.artifact.verdict import Parity
+from segdeploy.base.errors import ArtifactError
+from segdeploy.base.records import Struct
+
+SCHEMA = 1
+
+Format: TypeAlias = Literal["eager", "torchscript", "pt2", "onnx", "tensorrt"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+
+
+class FileEntry(Struct, frozen=True):
+    """One file of the artifact.
+
+    Attributes:
+        path: relative to the artifact's folder.
+        sha256: hex digest of the content.
+        bytes: size.
+    """
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Bounds(Struct, frozen=True):
+    """The range of a dynamic axis: ``opt`` is what a tuning backend optimises for, ``step`` what all sizes are multiples of."""
+
+    min: int
+    opt: int
+    max: int
+    step: int = 1
+
+
+Axis: TypeAlias = int | Bounds
+
+
+class InputSpec(Struct, frozen=True):
+    """The graph's one input: uint8 [N, H, W, 3] RGB, as decoded."""
+
+    name: str
+    dtype: str
+    layout: str
+    shape: tuple[Axis, ...]
+
+
+class OutputSpec(Struct, frozen=True):
+    """One output: ``mask`` [N, H, W] (argmax at the input's size) or ``logits`` float32 [N, K, h, w]."""
+
+    name: str
+    dtype: str
+    layout: str
+
+
+class Resize(Struct, frozen=True):
+    """How an image is brought to the network's input size.
+
+    Attributes:
+        mode: ``none`` (as it is), ``keep_ratio`` (fit within ``scale``, as mmcv.imrescale) or ``exact``.
+        scale: (width, height) in pixels, mmseg's order.
+    """
+
+    mode: Literal["none", "keep_ratio", "exact"]
+    scale: tuple[int, int] | None = None
+
+
+class Pad(Struct, frozen=True):
+    """Padding at the right and at the bottom, after normalisation; an exported graph does it, and crops its mask again.
+
+    Attributes:
+        size: (height, width) that an image is padded to at least; None where ``divisor`` counts.
+        divisor: each side is padded to a multiple of it; None where ``size`` counts.
+        value: of the padding.
+    """
+
+    size: tuple[int, int] | None = None
+    divisor: int | None = None
+    value: float = 0.0
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) after padding."""
+        if self.size is not None:
+            return max(height, self.size[0]), max(width, self.size[1])
+        step = self.divisor or 1
+        return -(-height // step) * step, -(-width // step) * step
+
+
+class Preprocess(Struct, frozen=True):
+    """What happens before the network; mean, std (0..255 scale, RGB) and pad are already inside an exported graph."""
+
+    color: Literal["rgb", "bgr"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: Resize
+    pad: Pad | None = None
+
+    def network_input(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) that the network sees of an image of that size: padded where the model pads."""
+        return self.pad.padded(height, width) if self.pad else (height, width)
+
+
+class Postprocess(Struct, frozen=True):
+    """How logits become labels: bilinear to the input size, bilinear to the original size, then ``reduce``.
+
+    Attributes:
+        resize: of the logits.
+        align_corners: as in torch.
+        reduce: ``argmax`` over the classes; ``threshold`` for a binary head of one output, whose label is 1 where the
+            sigmoid lies above ``threshold``.
+        threshold: of the sigmoid; None for ``argmax``.
+    """
+
+    resize: Literal["bilinear"]
+    align_corners: bool
+    reduce: Literal["argmax", "threshold"]
+    threshold: float | None = None
+
+    @property
+    def cutoff(self) -> float | None:
+        """The logit above which the label is 1: sigmoid(cutoff) = threshold. None for ``argmax``."""
+        if self.threshold is None:
+            return None
+        if not 0 < self.threshold < 1:
+            return -math.inf if self.threshold <= 0 else math.inf
+        return math.log(self.threshold / (1 - self.threshold))
+
+
+class Inference(Struct, frozen=True):
+    """``whole`` runs the whole image; ``slide`` runs overlapping crops, sizes as (height, width)."""
+
+    mode: Literal["whole", "slide"]
+    crop: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+
+
+class Lineage(Struct, frozen=True):
+    """Where the artifact came from.
+
+    Attributes:
+        checkpoint_sha256: of the checkpoint's file; None for random weights.
+        config_sha256: of the config's text.
+        parent_sha256: of the model file that this one was made from (an engine's ONNX), or None.
+        random_weights: True where no checkpoint was loaded.
+        checkpoint: where the checkpoint lay, a hint for ``verify``; what counts is the hash.
+        data_root: where its validation data lay, a hint for ``eval`` and ``bench``.
+        command: the ``segdeploy export`` that makes this artifact again, paths as the user typed them; None where none did.
+    """
+
+    checkpoint_sha256: str | None
+    config_sha256: str
+    parent_sha256: str | None = None
+    random_weights: bool = False
+    checkpoint: str | None = None
+    data_root: str | None = None
+    command: str | None = None
+
+
+class Toolchain(Struct, frozen=True):
+    """Versions that made the artifact; None where a package had no part in it."""
+
+    segdeploy: str
+    python: str
+    torch: str | None = None
+    onnx: str | None = None
+    onnxruntime: str | None = None
+    tensorrt: str | None = None
+    tensorrt_flavour: Literal["tensorrt", "tensorrt_rtx"] | None = None
+    cuda: str | None = None
+
+
+class Target(Struct, frozen=True):
+    """The device that the artifact is bound to. Portable artifacts have none.
+
+    Attributes:
+        device: where it runs.
+        compute_capability: of the GPU, such as ``sm89``; several with commas.
+        gpu: its name.
+        cpu: architecture and vector instructions that compiled code needs, such as ``x86_64 AVX512 AVX512_VNNI``.
+    """
+
+    device: Literal["cpu", "cuda"]
+    compute_capability: str | None = None
+    gpu: str | None = None
+    cpu: str | None = None
+
+
+class Profile(Struct, frozen=True):
+    """The shapes (N, H, W) that a TensorRT engine was compiled for, each axis from min to max, and tuned for: opt."""
+
+    min: tuple[int, int, int]
+    opt: tuple[int, int, int]
+    max: tuple[int, int, int]
+
+
+class Engine(Struct, frozen=True):
+    """How a TensorRT engine is compiled from the ONNX file beside it.
+
+    Attributes:
+        profiles: in TensorRT's order; one at least. The input's axes span them all.
+        typing: ``strong`` where the graph sets the precision of every tensor, ``weak`` where TensorRT 10 chose it.
+        workspace_bytes: what its tactics may use at most; None for TensorRT's own default.
+    """
+
+    profiles: Annotated[tuple[Profile, ...], msgspec.Meta(min_length=1)]
+    typing: Literal["strong", "weak"] = "strong"
+    workspace_bytes: int | None = None
+
+
+class KeptLayer(Struct, frozen=True):
+    """A layer that stayed in float32 where the rest of the model did not.
+
+    Attributes:
+        name: the module's path in the checkpoint.
+        op: what it is in the graph (``Conv``), or several.
+        reason: why it was kept.
+    """
+
+    name: str
+    op: str
+    reason: str
+
+
+class QualityDrop(Struct, frozen=True):
+    """What a reduced precision costs, in per cent, all three figures on the same images.
+
+    Attributes:
+        metric: ``mIoU`` against labels, or ``mask agreement`` (pixels with the label that float32 gives them).
+        images: how many.
+        fp32: of the float32 model; 100 for mask agreement.
+        everything: with no layer kept back.
+        kept_back: of the artifact as it is.
+        budget: the largest drop from ``fp32`` that was asked for, in points.
+    """
+
+    metric: Literal["mIoU", "mask agreement"]
+    images: int
+    fp32: float
+    everything: float
+    kept_back: float
+    budget: float
+
+
+class Quantization(Struct, frozen=True):
+    """How a precision below float32 was made.
+
+    Attributes:
+        method: the tool and its settings.
+        images: how many pictures the ranges were measured on.
+        images_source: which pictures.
+        images_sha256: of their contents, in order.
+        converted: how many layers run in the lower precision.
+        kept: the layers that do not.
+        quality: what that costs; None where it was not measured at the export (fp16).
+    """
+
+    method: str
+    images: int
+    images_source: str
+    images_sha256: str
+    converted: int
+    kept: tuple[KeptLayer, ...] = ()
+    quality: QualityDrop | None = None
+
+
+class Manifest(Struct, frozen=True):
+    """Everything that is known of an artifact; the content of ``manifest.json``."""
+
+    schema: int
+    name: str
+    format: Format
+    precision: Precision
+    files: tuple[FileEntry, ...]
+    input: InputSpec
+    outputs: tuple[OutputSpec, ...]
+    preprocess: Preprocess
+    postprocess: Postprocess
+    inference: Inference
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore_index: int
+    reduce_zero_label: bool
+    lineage: Lineage
+    toolchain: Toolchain
+    target: Target | None = None
+    engine: Engine | None = None
+    quantization: Quantization | None = None
+    parity: Parity | None = None
+    packed_unverified: bool = False  # once packed for a server without a passed verdict, and so for ever
+
+    @property
+    def label(self) -> str:
+        """A short name for tables: format and precision."""
+        return f"{self.format}-{self.precision}"
+
+
+def decode_manifest(data: bytes, source: str) -> Manifest:
+    """Parse ``manifest.json``.
+
+    Args:
+        data: its content.
+        source: what to call it in an error.
+
+    Raises:
+        ArtifactError: names the field that is wrong.
+    """
+    rebuild = "make the artifact again with: segdeploy export"
+    try:
+        schema = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("schema")
+        if schema is not None and bytes(schema) != str(SCHEMA).encode():
+            raise ArtifactError(
+                expected=f"a manifest of schema {SCHEMA} in '{source}'",
+                got=f"schema {bytes(schema).decode(errors='replace')}",
+                fix="use the segdeploy version that made it, or " + rebuild,
+            )
+        return msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(expected=f"a valid manifest in '{source}'", got=str(error), fix=rebuild) from error
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The manifest as indented JSON with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"

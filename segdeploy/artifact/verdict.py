@@ -1,0 +1,296 @@
+"""The record of a parity verdict: what was compared, the figures, what was allowed, and where a difference begins.
+
+Axes: N images, K classes, H and W of the network's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+from segdeploy.base.records import Struct
+
+Verdict: TypeAlias = Literal["passed", "failed", "undecided", "skipped"]
+Stage: TypeAlias = Literal["preprocessing", "graph", "precision", "postprocessing", "runtime", "server", "unknown"]
+
+
+class Tolerance(Struct, frozen=True):
+    """What parity allows.
+
+    Attributes:
+        logits_max_abs: largest absolute difference of a logit, relative to the largest absolute reference logit above 1.
+        mask_agreement: least share of pixels with the same label.
+        miou_points: how many points of mIoU count as no difference.
+        overridden: which of these were chosen by the user, not by the precision.
+    """
+
+    logits_max_abs: float
+    mask_agreement: float
+    miou_points: float
+    overridden: tuple[str, ...] = ()
+
+
+class LogitFigures(Struct, frozen=True):
+    """Differences of logits.
+
+    Attributes:
+        max_abs: the largest absolute difference.
+        mean_abs: the mean of them.
+        p99_abs: 99 % of them lie at or below this, to 5 % of its value.
+        scale: the largest absolute reference logit.
+        relative_l2: length of the difference over length of the reference, both as one vector.
+        cosine: of the angle between the two.
+        psnr_db: peak signal to noise, the peak being ``scale``; None where there is no difference.
+        decades: how many differences have which order of magnitude: (-5, n) for 1e-5 up to 1e-4; the first also counts all
+            that are smaller, the last all that are larger.
+        class_max_abs: the largest of each class.
+        not_finite: how many values are NaN or infinite on either side.
+    """
+
+    max_abs: float
+    mean_abs: float
+    p99_abs: float
+    scale: float
+    relative_l2: float
+    cosine: float
+    psnr_db: float | None
+    decades: tuple[tuple[int, int], ...]
+    class_max_abs: tuple[float, ...]
+    not_finite: int
+
+
+class FlipFigures(Struct, frozen=True):
+    """Pixels that changed their label.
+
+    Attributes:
+        pixels: how many were compared.
+        differ: how many differ.
+        agreement: the share that does not, in [0, 1].
+        band: how many of those that differ lie within three pixels of a border between the reference's labels.
+        interior: how many do not.
+        firm: how many the reference held by a margin that no logit error explains: the mask was made from the logits in
+            another way.
+        margin_max: the largest margin (best logit less the second best, at the mask's size) of a pixel that differs; 0
+            where none does.
+        classes: how many of each reference label differ.
+    """
+
+    pixels: int
+    differ: int
+    agreement: float
+    band: int
+    interior: int
+    firm: int
+    margin_max: float
+    classes: tuple[int, ...]
+
+
+class ShapeParity(Struct, frozen=True):
+    """Logits and masks of one input shape.
+
+    Attributes:
+        shape: (N, H, W); None for every picture at the size that its own preprocessing gives it.
+        images: how many images were compared.
+        logits: of the decode head.
+        masks: as the graph makes them, at the network's input size.
+        verdict: of both.
+        reason: what lies outside the tolerance.
+    """
+
+    shape: tuple[int, int, int] | None
+    images: int
+    logits: LogitFigures
+    masks: FlipFigures
+    verdict: Verdict
+    reason: str = ""
+
+
+class LabelParity(Struct, frozen=True):
+    """The labels that a user gets: at each picture's own size, all resizing done.
+
+    Attributes:
+        images: how many.
+        labels: the figures.
+        verdict: of them.
+        reason: what lies outside the tolerance.
+    """
+
+    images: int
+    labels: FlipFigures
+    verdict: Verdict
+    reason: str = ""
+
+
+class ClassDifference(Struct, frozen=True):
+    """IoU of one class, in per cent; None where it occurs in neither labels nor masks."""
+
+    name: str
+    reference: float | None
+    candidate: float | None
+
+
+class TaskParity(Struct, frozen=True):
+    """Is one as good as the other at the task?
+
+    Attributes:
+        images: how many were labelled.
+        miou_reference: in per cent; None where no class occurs.
+        miou_candidate: likewise.
+        low: the least difference (candidate less reference, in points) that the data allow, at 95 % confidence; None where
+            there are too few images to say.
+        high: the largest, likewise.
+        epsilon: how many points count as none.
+        images_needed: about how many images would show that equal models are equal; None where it is decided.
+        classes: each.
+        verdict: ``passed`` where the whole interval lies within epsilon, ``failed`` where it lies wholly outside, else
+            ``undecided``; ``skipped`` without labels.
+        reason: why, in words.
+    """
+
+    images: int
+    miou_reference: float | None
+    miou_candidate: float | None
+    low: float | None
+    high: float | None
+    epsilon: float
+    images_needed: int | None
+    classes: tuple[ClassDifference, ...]
+    verdict: Verdict
+    reason: str
+
+
+class Determinism(Struct, frozen=True):
+    """Does the same picture always get the same labels?
+
+    Attributes:
+        pixels: how many labels were compared each time.
+        again: how many differ when the same batch is run twice.
+        again_logits: by how much the logits then differ.
+        batched: how many differ between a picture alone and the same in a batch; None where the batch size is fixed.
+        batched_logits: by how much the logits then differ.
+        verdict: ``failed`` where that is more than the tolerance of logits.
+        reason: in words.
+    """
+
+    pixels: int
+    again: int
+    again_logits: float | None
+    batched: int | None
+    batched_logits: float | None
+    verdict: Verdict
+    reason: str = ""
+
+
+class LayerError(Struct, frozen=True):
+    """How far one layer's output is from the reference's.
+
+    Attributes:
+        module: its path in the checkpoint.
+        op: what it is in the artifact.
+        relative: length of the difference over length of the reference; None where it is not finite.
+        added: that, less the largest of what it was given.
+    """
+
+    module: str
+    op: str
+    relative: float | None
+    added: float | None
+
+
+class Divergence(Struct, frozen=True):
+    """Where a difference begins.
+
+    Attributes:
+        stage: the part at fault.
+        module: the first module whose output differs, or in whose own code it does; empty outside of the network.
+        detail: in words.
+        layers: those that add most, the worst first.
+    """
+
+    stage: Stage
+    module: str
+    detail: str
+    layers: tuple[LayerError, ...] = ()
+
+
+class Check(Struct, frozen=True):
+    """One line of a verdict."""
+
+    name: str
+    verdict: Verdict
+    reason: str
+
+
+class Parity(Struct, frozen=True):
+    """A verdict on a candidate against its reference, with the figures behind it.
+
+    Attributes:
+        reference: what it was held against.
+        inputs: on which pictures.
+        device: where the candidate ran.
+        tolerance: what was allowed.
+        shapes: logits and masks, a shape each.
+        verdict: the worst of all checks that were made; ``skipped`` where none was.
+        reason: why it was skipped.
+        labels: at the pictures' own sizes.
+        task: on the pictures with labels.
+        determinism: of the candidate.
+        divergence: where the difference begins, of a candidate that failed.
+        command: what was typed.
+        seconds: that it took, without loading the models.
+        forward_seconds: how much of that both models ran.
+    """
+
+    reference: str
+    inputs: str
+    device: str
+    tolerance: Tolerance
+    shapes: tuple[ShapeParity, ...]
+    verdict: Verdict
+    reason: str = ""
+    labels: LabelParity | None = None
+    task: TaskParity | None = None
+    determinism: Determinism | None = None
+    divergence: Divergence | None = None
+    command: str = ""
+    seconds: float = 0.0
+    forward_seconds: float = 0.0
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """Every check, those that were not made among them."""
+        if self.verdict == "skipped":
+            return tuple(Check(name=name, verdict="skipped", reason=self.reason) for name in CHECKS)
+        found = [Check(name=shape_check(one.shape), verdict=one.verdict, reason=one.reason) for one in self.shapes] or [
+            Check(name=CHECKS[0], verdict="skipped", reason="a server gives labels only")
+        ]
+        rest = zip(CHECKS[1:], (self.labels, self.task, self.determinism), strict=True)
+        return (
+            *found,
+            *(
+                Check(name=name, verdict="skipped", reason="not asked for")
+                if one is None
+                else Check(name=name, verdict=one.verdict, reason=one.reason)
+                for name, one in rest
+            ),
+        )
+
+
+CHECKS = ("logits and masks", "labels at the pictures' own size", "mIoU", "determinism")
+
+
+def describe_shape(shape: tuple[int, int, int] | None) -> str:
+    """For tables."""
+    return "own sizes" if shape is None else f"{shape[0]} x {shape[1]}x{shape[2]}"
+
+
+def shape_check(shape: tuple[int, int, int] | None) -> str:
+    """The name of the check of one shape."""
+    return f"{CHECKS[0]}, {describe_shape(shape)}"
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """One verdict for several: the worst that was reached; ``skipped`` where none was."""
+    found = set(verdicts)
+    order: tuple[Verdict, ...] = ("failed", "undecided", "passed")
+    return next((verdict for verdict in order if verdict in found), "skipped")

@@ -1,0 +1,1 @@
+"""Pictures and label maps: decoding, resizing, drawing, data sets."""

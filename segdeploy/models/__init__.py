@@ -1,0 +1,1 @@
+"""From a checkpoint and its config to an mmseg model."""

@@ -1,0 +1,301 @@
+"""From a Checkpoint to an mmseg model, and to what a manifest says of it."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from segdeploy import __version__
+from segdeploy.artifact.manifest import (
+    SCHEMA,
+    Axis,
+    Bounds,
+    FileEntry,
+    Format,
+    Inference,
+    InputSpec,
+    Lineage,
+    Manifest,
+    OutputSpec,
+    Pad,
+    Postprocess,
+    Precision,
+    Preprocess,
+    Resize,
+    Toolchain,
+)
+from segdeploy.base.errors import CheckpointError, ConfigError
+from segdeploy.base.versions import version_of
+from segdeploy.images.palette import distinct_palette
+from segdeploy.models.checkpoint import Checkpoint
+from segdeploy.models.packages import load_mmseg
+from segdeploy.models.supported import check_inference, check_padded_slide, fix_draws, head_config, threshold
+
+IGNORE_INDEX = 255
+# Transforms of a test pipeline that leave the pixels alone.
+_LOADERS = {"LoadImageFromFile", "LoadAnnotations", "PackSegInputs"}
+_ANY = 1 << 16
+
+
+def build_model(checkpoint: Checkpoint) -> Any:
+    """Build the mmseg model in eval mode, on the CPU, with SyncBN reverted and without auxiliary heads.
+
+    Returns:
+        An ``mmseg.models.EncoderDecoder``, or a ``CascadeEncoderDecoder``.
+
+    Raises:
+        ConfigError: the model cannot be built from the config.
+        CheckpointError: weights and config do not fit; names what differs.
+    """
+    load_mmseg()
+    from mmengine.config import ConfigDict
+    from mmengine.model import revert_sync_batchnorm
+    from mmseg.registry import MODELS
+
+    config = copy.deepcopy(dict(checkpoint.config["model"]))
+    # Only training uses them, and a deployed model should not carry them.
+    config.pop("auxiliary_head", None)
+    _drop_downloads(config)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mmseg warns of its losses' defaults, which matter to training alone
+            model = MODELS.build(ConfigDict(config))
+    except (KeyError, TypeError, ValueError, AssertionError, ImportError, AttributeError, RuntimeError) as error:
+        raise ConfigError(
+            expected=f"a model that the installed mmseg can build, from {checkpoint.source}",
+            got=f"{type(error).__name__}: {error}",
+            fix="check the config's 'model', or install what it needs",
+        ) from error
+    check_inference(model)
+    fix_draws(model, checkpoint.state_dict or {})
+    if checkpoint.state_dict is not None:
+        _load_weights(model, checkpoint)
+    return revert_sync_batchnorm(model).eval()
+
+
+def default_name(checkpoint: Checkpoint, config: str | None = None) -> str:
+    """What to call the exports of a checkpoint: its folder's name for a numbered, 'best' or random file, else its own."""
+    if checkpoint.path is None:
+        return Path(str(config).split("::")[-1]).stem
+    stem = checkpoint.path.stem
+    if stem.startswith(("epoch_", "iter_", "best_", "latest", "random-weights")):
+        return checkpoint.path.resolve().parent.name
+    return stem
+
+
+def describe(
+    checkpoint: Checkpoint,
+    *,
+    name: str,
+    fmt: Format,
+    precision: Precision = "fp32",
+    batch: Axis | None = None,
+    height: Axis | None = None,
+    width: Axis | None = None,
+    files: tuple[FileEntry, ...] = (),
+) -> Manifest:
+    """Everything that a manifest says before the model is exported.
+
+    Args:
+        checkpoint: what to describe.
+        name: the artifact's name.
+        fmt: its format.
+        precision: its arithmetic.
+        batch: axis N; None for any (a checkpoint run as it is has no bounds).
+        height: axis H, likewise.
+        width: axis W, likewise.
+        files: only for what is not written through ``write_artifact`` (a checkpoint run as it is).
+
+    Raises:
+        ConfigError: the config asks for something that segdeploy does not do.
+    """
+    model = checkpoint.config["model"]
+    head = head_config(model)
+    outputs = int(head.get("out_channels") or head.get("num_classes", 0))
+    binary = outputs == 1
+    classes, palette, reduce_zero_label = _labels(checkpoint, 2 if binary else outputs)
+    crop_h, crop_w = crop_size(checkpoint.config)
+    mask_dtype = "uint8" if len(classes) <= 256 else "int32"
+    inference = _inference(model.get("test_cfg") or {})
+    preprocess = _preprocess(checkpoint.config)
+    check_padded_slide(preprocess.pad, inference)
+    axes = (
+        batch if batch is not None else Bounds(min=1, opt=1, max=_ANY),
+        height if height is not None else Bounds(min=1, opt=crop_h, max=_ANY),
+        width if width is not None else Bounds(min=1, opt=crop_w, max=_ANY),
+    )
+    return Manifest(
+        schema=SCHEMA,
+        name=name,
+        format=fmt,
+        precision=precision,
+        files=files,
+        input=InputSpec(name="image", dtype="uint8", layout="NHWC", shape=(*axes, 3)),
+        outputs=(
+            OutputSpec(name="mask", dtype=mask_dtype, layout="NHW"),
+            OutputSpec(name="logits", dtype="float32", layout="NKhw"),
+        ),
+        preprocess=preprocess,
+        postprocess=Postprocess(
+            resize="bilinear",
+            align_corners=bool(head.get("align_corners", False)),
+            reduce="threshold" if binary else "argmax",
+            threshold=threshold(head) if binary else None,
+        ),
+        inference=inference,
+        classes=classes,
+        palette=palette,
+        ignore_index=IGNORE_INDEX,
+        reduce_zero_label=reduce_zero_label,
+        lineage=Lineage(
+            checkpoint_sha256=checkpoint.sha256,
+            config_sha256=checkpoint.config_sha256,
+            random_weights=checkpoint.random_weights,
+            checkpoint=str(checkpoint.path.resolve()) if checkpoint.path else None,
+            data_root=_data_root(checkpoint.config),
+        ),
+        toolchain=Toolchain(segdeploy=__version__, python=platform.python_version(), torch=version_of("torch")),
+    )
+
+
+def _load_weights(model: Any, checkpoint: Checkpoint) -> None:
+    assert checkpoint.state_dict is not None
+    weights = {k: v for k, v in checkpoint.state_dict.items() if not k.startswith("auxiliary_head.")}
+    own = model.state_dict()
+    problems = [f"{k} is missing" for k in own if k not in weights]
+    problems += [f"{k} is not in the model" for k in weights if k not in own]
+    problems += [
+        f"{k} is {tuple(weights[k].shape)} where the model has {tuple(own[k].shape)}"
+        for k in own
+        if k in weights and weights[k].shape != own[k].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            expected=f"weights that fit the config ({len(own)} tensors) in {checkpoint.source}",
+            got=f"{len(problems)} that do not: {'; '.join(problems[:3])}{more}",
+            fix="pass the config it was trained with: --config FILE",
+        )
+    model.load_state_dict(weights)
+
+
+def _drop_downloads(config: Any) -> None:
+    """Initial weights would be fetched and then overwritten by the checkpoint's. They may stand at any depth."""
+    if isinstance(config, dict):
+        config.pop("init_cfg", None)
+        config.pop("pretrained", None)
+    for part in config.values() if isinstance(config, dict) else config:
+        if isinstance(part, (dict, list, tuple)):
+            _drop_downloads(part)
+
+
+def dataset_meta(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Classes, palette and reduce_zero_label: as the training recorded them, else as the config's data set says."""
+    meta: Mapping[str, Any] = checkpoint.dataset_meta
+    if not meta.get("classes"):
+        meta = next((d for d in _datasets(checkpoint.config) if d.get("classes")), {})
+    return {key: meta[key] for key in ("classes", "palette", "reduce_zero_label") if key in meta}
+
+
+def _labels(checkpoint: Checkpoint, count: int) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], bool]:
+    meta = dataset_meta(checkpoint)
+    if count < 2:
+        raise ConfigError(expected="a decode head with num_classes", got="none", fix="pass the right config: --config FILE")
+    classes = tuple(meta.get("classes") or (f"class_{i}" for i in range(count)))
+    if len(classes) != count:
+        raise ConfigError(
+            expected=f"{count} class names, as the decode head has",
+            got=f"{len(classes)}",
+            fix="check metainfo and num_classes in the config",
+        )
+    palette = tuple(tuple(int(v) for v in color) for color in meta.get("palette") or distinct_palette(count))
+    return classes, palette, bool(meta.get("reduce_zero_label"))  # type: ignore[return-value]
+
+
+def _datasets(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What the config says of its validation data: the dataset's metainfo, then what its class declares."""
+    for loader in ("val_dataloader", "test_dataloader", "train_dataloader"):
+        dataset = (config.get(loader) or {}).get("dataset") or {}
+        yield dict(dataset.get("metainfo") or {}, reduce_zero_label=dataset.get("reduce_zero_label", False))
+        if "type" in dataset:
+            load_mmseg()
+            from mmseg.registry import DATASETS
+
+            cls = DATASETS.get(str(dataset["type"]))
+            if cls is not None:
+                yield dict(getattr(cls, "METAINFO", {}), reduce_zero_label=dataset.get("reduce_zero_label", False))
+
+
+def _data_root(config: Mapping[str, Any]) -> str | None:
+    root = ((config.get("val_dataloader") or {}).get("dataset") or {}).get("data_root")
+    return str(Path(root).resolve()) if root else None
+
+
+def crop_size(config: Mapping[str, Any]) -> tuple[int, int]:
+    """The (H, W) that a config trains at."""
+    size = config.get("crop_size") or (config["model"].get("data_preprocessor") or {}).get("size") or (512, 512)
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+def _preprocess(config: Mapping[str, Any]) -> Preprocess:
+    spec = config["model"].get("data_preprocessor") or config.get("data_preprocessor") or {}
+    mean, std = spec.get("mean"), spec.get("std")
+    return Preprocess(
+        color="rgb" if spec.get("bgr_to_rgb") else "bgr",
+        mean=_triple(mean, 0.0),
+        std=_triple(std, 1.0),
+        resize=_resize(config),
+        pad=_pad(spec.get("test_cfg") or {}, float(spec.get("pad_val") or 0)),
+    )
+
+
+def _pad(test_cfg: Mapping[str, Any], value: float) -> Pad | None:
+    size, divisor = test_cfg.get("size"), test_cfg.get("size_divisor")
+    if not test_cfg:
+        return None
+    if (size is None) == (divisor is None):
+        raise ConfigError(
+            expected="one of 'size' and 'size_divisor' in data_preprocessor.test_cfg", got=str(dict(test_cfg)), fix="mend it"
+        )
+    return Pad(size=_pair(size) if size is not None else None, divisor=divisor and int(divisor), value=value)
+
+
+def _triple(values: Any, default: float) -> tuple[float, float, float]:
+    numbers = tuple(float(v) for v in values) if values is not None else (default,) * 3
+    if len(numbers) != 3:
+        raise ConfigError(expected="mean and std of three channels", got=f"{len(numbers)}", fix="only RGB models are supported")
+    return numbers
+
+
+def _resize(config: Mapping[str, Any]) -> Resize:
+    loader = config.get("test_dataloader") or config.get("val_dataloader") or {}
+    pipeline = (loader.get("dataset") or {}).get("pipeline") or config.get("test_pipeline") or []
+    resize = Resize(mode="none")
+    for step in pipeline:
+        kind = step.get("type")
+        if kind == "Resize" and step.get("scale"):
+            width, height = step["scale"]
+            resize = Resize(mode="keep_ratio" if step.get("keep_ratio") else "exact", scale=(int(width), int(height)))
+        elif kind not in _LOADERS:
+            raise ConfigError(
+                expected=f"a test pipeline of {', '.join(sorted(_LOADERS))} and Resize",
+                got=f"{kind}",
+                fix="pass a config whose test pipeline has only these: --config FILE",
+            )
+    return resize
+
+
+def _inference(test_cfg: Mapping[str, Any]) -> Inference:
+    if test_cfg.get("mode", "whole") == "whole":
+        return Inference(mode="whole")
+    return Inference(mode="slide", crop=_pair(test_cfg["crop_size"]), stride=_pair(test_cfg["stride"]))
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, second = values
+    return int(first), int(second)

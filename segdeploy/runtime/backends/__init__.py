@@ -1,0 +1,1 @@
+"""One file a backend, and what several of them share."""

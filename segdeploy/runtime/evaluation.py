@@ -1,0 +1,201 @@
+"""mIoU of any Session on labelled images: one loop for ``eval``, ``bench`` and the demo."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from segdeploy.artifact.folder import Artifact
+from segdeploy.base.errors import InputError
+from segdeploy.base.progress import progress_bar
+from segdeploy.images.dataset import Sample, read_label
+from segdeploy.images.imaging import Image, Labels, read_image
+from segdeploy.runtime.augment import Augmentation, predict_augmented
+from segdeploy.runtime.open import Device, open_session
+from segdeploy.runtime.session import Session
+from segdeploy.scores.confusion_matrix import ConfusionMatrix, Evaluation
+from segdeploy.scores.report import (
+    EvaluationReport,
+    Method,
+    Unused,
+    describe_data,
+    describe_running,
+    describe_target,
+    make_report,
+)
+
+PLAIN = Augmentation()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An image that could not be evaluated."""
+
+    sample: Sample
+    error: InputError
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What was counted on a data set.
+
+    Attributes:
+        matrix: of the images that could be evaluated.
+        problems: of those that could not, in the data set's order.
+        device: where it really ran.
+    """
+
+    matrix: ConfusionMatrix
+    problems: tuple[Problem, ...]
+    device: str
+
+
+def evaluate(
+    session: Session,
+    samples: Sequence[Sample],
+    *,
+    label: str = "eval",
+    seen: Callable[[Sample, Image, Labels], None] | None = None,
+) -> Evaluation:
+    """Predict every sample at its own size and score it as mmseg does.
+
+    Args:
+        session: the model.
+        samples: images with labels.
+        label: what to call the progress bar.
+        seen: called with each sample, its image and its prediction (for pictures of them).
+
+    Raises:
+        InputError: an image or label map cannot be used; at the first one.
+    """
+    matrix = empty_matrix(session.artifact)
+    with progress_bar(label, len(samples)) as advance:
+        for sample in samples:
+            image, prediction = count_sample(session, sample, matrix)
+            if seen is not None:
+                seen(sample, image, prediction)
+            advance()
+    return matrix.evaluation(session.artifact.manifest.classes)
+
+
+def evaluate_artifact(
+    artifact: Artifact,
+    samples: Sequence[Sample],
+    *,
+    root: Path,
+    split: str,
+    total: int,
+    device: Device = "auto",
+    threads: int | None = None,
+    processes: int = 1,
+    augmentation: Augmentation = PLAIN,
+    command: str = "",
+) -> EvaluationReport:
+    """Evaluate a model and say everything that the scores depend on.
+
+    Args:
+        artifact: the model.
+        samples: images with labels.
+        root: the data set's folder.
+        split: which part of it.
+        total: how many images the split has.
+        device: as ``tally`` takes it, and so the following.
+        threads: likewise.
+        processes: likewise.
+        augmentation: likewise.
+        command: what was typed.
+
+    Raises:
+        BackendError: the model cannot run here, or a worker process was ended.
+        ArtifactError: the artifact is bound to another machine.
+    """
+    started = datetime.now().astimezone()
+    counted = tally(artifact, samples, device=device, threads=threads, processes=processes, augmentation=augmentation)
+    manifest = artifact.manifest
+    return make_report(
+        counted.matrix,
+        manifest.classes,
+        target=describe_target(artifact),
+        data=describe_data(root, split, samples, total),
+        method=Method(
+            resize=manifest.preprocess.resize,
+            inference=manifest.inference,
+            scales=augmentation.scales,
+            flip=augmentation.flip,
+        ),
+        running=describe_running(counted.device, threads, processes),
+        unused=tuple(
+            Unused(name=one.sample.name, expected=one.error.expected, got=one.error.got, fix=one.error.fix)
+            for one in counted.problems
+        ),
+        command=command,
+        started=started,
+    )
+
+
+def tally(
+    artifact: Artifact,
+    samples: Sequence[Sample],
+    *,
+    device: Device = "auto",
+    threads: int | None = None,
+    processes: int = 1,
+    augmentation: Augmentation = PLAIN,
+) -> Tally:
+    """Open a model and count every sample; an image that cannot be used costs itself only.
+
+    Args:
+        artifact: the model.
+        samples: images with labels.
+        device: as ``open_session`` takes it; with several processes each opens the model there.
+        threads: CPU threads in all; None for as many as this process may use.
+        processes: how many share the samples.
+        augmentation: test-time augmentation.
+
+    Raises:
+        BackendError: the model cannot run here, or a worker process was ended.
+        ArtifactError: the artifact is bound to another machine.
+    """
+    label = f"eval {artifact.name}"
+    if processes > 1:
+        from segdeploy.runtime.pool import tally_in_processes
+
+        return tally_in_processes(
+            artifact, samples, device=device, threads=threads, processes=processes, augmentation=augmentation, label=label
+        )
+    matrix, problems = empty_matrix(artifact), []
+    with open_session(artifact, device, threads) as session, progress_bar(label, len(samples)) as advance:
+        for sample in samples:
+            try:
+                count_sample(session, sample, matrix, augmentation)
+            except InputError as error:
+                problems.append(Problem(sample, error))
+            advance()
+        return Tally(matrix, tuple(problems), session.device)
+
+
+def count_sample(
+    session: Session, sample: Sample, matrix: ConfusionMatrix, augmentation: Augmentation = PLAIN
+) -> tuple[Image, Labels]:
+    """Predict one sample and add it to the matrix. The label map is checked first: it costs far less than a prediction.
+
+    Returns:
+        The image and its labels as predicted.
+
+    Raises:
+        InputError: the image or label map cannot be used.
+    """
+    source = f"'{sample.label}'"
+    image = read_image(sample.image)
+    truth = read_label(sample.label, reduce_zero_label=session.artifact.manifest.reduce_zero_label)
+    matrix.check(truth, (image.shape[0], image.shape[1]), source)
+    prediction = predict_augmented(session, image, augmentation)
+    matrix.add(prediction, truth, source)
+    return image, prediction
+
+
+def empty_matrix(artifact: Artifact) -> ConfusionMatrix:
+    """For the classes of a model."""
+    return ConfusionMatrix(len(artifact.manifest.classes), artifact.manifest.ignore_index)

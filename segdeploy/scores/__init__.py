@@ -1,0 +1,1 @@
+"""Confusion matrices, evaluation reports and their comparison."""

@@ -1,0 +1,1 @@
+"""Which of mmseg's architectures export, tried one by one."""

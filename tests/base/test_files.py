@@ -1,0 +1,115 @@
+import hashlib
+import os
+import stat
+
+import pytest
+
+from segdeploy.base.errors import InputError
+from segdeploy.base.files import new_file, new_folder, sha256_file, write_file
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+def test_sha256(tmp_path, size):
+    """The digest is hashlib's, also at and around the size of a chunk."""
+    data = os.urandom(size)
+    (tmp_path / "f").write_bytes(data)
+    assert sha256_file(tmp_path / "f") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    """Text and bytes arrive as they are, folders are made, and nothing else stays behind."""
+    write_file(tmp_path / "a" / "b.txt", "ä\n")
+    write_file(tmp_path / "a" / "b.txt", b"new")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"new"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.txt"]
+
+
+def test_a_failed_file_leaves_the_old_one(tmp_path):
+    """An error midway changes nothing."""
+    write_file(tmp_path / "f", "old")
+    with pytest.raises(RuntimeError), new_file(tmp_path / "f") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "f").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_permissions_are_those_of_an_ordinary_file(tmp_path):
+    """A temporary file is private; what it becomes follows the umask."""
+    mask = os.umask(0o027)
+    try:
+        write_file(tmp_path / "f", "x")
+        with new_folder(tmp_path / "d"):
+            pass
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o750
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path):
+    """An error midway keeps the older folder and removes the temporary one."""
+    with new_folder(tmp_path / "d") as temporary:
+        (temporary / "old").touch()
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "d") as temporary:
+        (temporary / "half").touch()
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["old"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    """Nothing of the older folder is left in the new one or beside it."""
+    for name in ("old", "new"):
+        with new_folder(tmp_path / "d") as temporary:
+            (temporary / name).touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["new"]
+
+
+def test_an_interrupted_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
+    """Where the new folder cannot take its place, the old one is back in it."""
+    from pathlib import Path
+
+    with new_folder(tmp_path / "d") as temporary:
+        (temporary / "old").touch()
+    rename = Path.rename
+
+    def failing(self, target):
+        if target == tmp_path / "d" and not self.name.endswith(".old"):
+            raise PermissionError(13, "Permission denied", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(InputError, match="Permission denied"), new_folder(tmp_path / "d"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+    assert (tmp_path / "d" / "old").exists()
+
+
+@pytest.mark.parametrize("make", [lambda path: write_file(path, "x"), lambda path: new_folder(path).__enter__()])
+def test_a_file_in_the_folders_place(tmp_path, make):
+    """Where a folder cannot be made the user hears which, in one line."""
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="a folder that can be written") as caught:
+        make(tmp_path / "file" / "x")
+    assert str(tmp_path / "file") in str(caught.value)
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    """No space left is the user's to mend, not a traceback."""
+    from pathlib import Path
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="No space left"):
+        write_file(tmp_path / "f", "x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_faults_keep_their_traceback(tmp_path):
+    """An OSError that says nothing about the place is a bug, and stays one."""
+    with pytest.raises(FileNotFoundError), new_folder(tmp_path / "d"):
+        (tmp_path / "nowhere" / "x").touch()
