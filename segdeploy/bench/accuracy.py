@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from segdeploy.bench.protocol import Evaluated
+from segdeploy.images.arrays import Image, Labels
 from segdeploy.images.dataset import Sample
-from segdeploy.images.imaging import Image, Labels, label_png
+from segdeploy.images.label_png import label_png
 from segdeploy.runtime.evaluation import evaluate
 from segdeploy.runtime.session import Session
 

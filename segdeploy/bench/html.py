@@ -17,7 +17,9 @@ from segdeploy.bench.report import COLUMNS, by_shape, cells
 from segdeploy.bench.result import BenchReport, BenchRow
 from segdeploy.bench.stats import cautions, measured, row_labels, throughput
 from segdeploy.bench.words import NO_FIGURE, headline, notes, number
-from segdeploy.images.imaging import Image, encode_png, resize_image
+from segdeploy.images.arrays import Image
+from segdeploy.images.label_png import encode_png
+from segdeploy.images.resize import resize_image
 
 _LARGEST_PICTURE_WIDTH = 360
 

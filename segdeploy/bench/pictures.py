@@ -11,9 +11,10 @@ import numpy as np
 from segdeploy.artifact.folder import Artifact
 from segdeploy.bench.result import BenchReport, BenchRow
 from segdeploy.bench.stats import fastest, row_labels
+from segdeploy.images.arrays import Image, Labels
 from segdeploy.images.dataset import Sample, read_label
+from segdeploy.images.decode import read_image
 from segdeploy.images.drawing import overlay
-from segdeploy.images.imaging import Image, Labels, read_image
 
 
 @dataclass(frozen=True)

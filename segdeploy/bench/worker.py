@@ -35,7 +35,8 @@ from segdeploy.bench.protocol import (
     line,
 )
 from segdeploy.images.dataset import Sample
-from segdeploy.images.imaging import read_image, resize_image
+from segdeploy.images.decode import read_image
+from segdeploy.images.resize import resize_image
 from segdeploy.runtime.open import open_session
 from segdeploy.runtime.session import Session, Staged
 

@@ -173,7 +173,7 @@ def serve(places: Places) -> Served:
     from segdeploy.artifact.folder import open_artifact
     from segdeploy.base.progress import track
     from segdeploy.images.dataset import find_samples
-    from segdeploy.images.imaging import read_image
+    from segdeploy.images.decode import read_image
     from segdeploy.runtime import open_session
     from segdeploy.runtime.predictor import predict_labels
     from segdeploy.serve.archive import pack

@@ -17,8 +17,10 @@ from segdeploy.artifact.manifest import Manifest
 from segdeploy.base.errors import InputError
 from segdeploy.base.progress import track
 from segdeploy.export.options import Calibration
+from segdeploy.images.arrays import Image
 from segdeploy.images.dataset import find_samples
-from segdeploy.images.imaging import Image, list_images, read_image, resize_image
+from segdeploy.images.decode import list_images, read_image
+from segdeploy.images.resize import resize_image
 from segdeploy.runtime.predictor import prepare, slide_windows
 
 # How far apart the largest and the smallest value of a tensor were, or what the calibration made of it.

@@ -13,8 +13,9 @@ from segdeploy.artifact.manifest import Engine, Manifest
 from segdeploy.base.errors import BackendError, MissingExtraError
 from segdeploy.export.options import Options
 from segdeploy.export.shapes import Shapes
+from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import Checkpoint
-from segdeploy.models.describe import build_model, crop_size, describe
+from segdeploy.models.describe import crop_size, describe
 
 FORMATS = ("torchscript", "pt2", "onnx", "tensorrt")
 

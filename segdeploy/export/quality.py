@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Bounds, FileEntry, Manifest, Resize
 from segdeploy.base.progress import track
+from segdeploy.images.arrays import Labels
 from segdeploy.images.dataset import Sample
-from segdeploy.images.imaging import Labels, read_image
+from segdeploy.images.decode import read_image
 from segdeploy.runtime import Session, open_session
 from segdeploy.runtime.evaluation import evaluate
 from segdeploy.runtime.predictor import predict_labels

@@ -19,7 +19,8 @@ from segdeploy.base.progress import track
 from segdeploy.export.calibration import network_inputs
 from segdeploy.export.quality import Judge, open_measured
 from segdeploy.export.quantize import Layer
-from segdeploy.images.imaging import Logits, read_image
+from segdeploy.images.arrays import Logits
+from segdeploy.images.decode import read_image
 
 SEARCH_IMAGES = 200
 RANKING_IMAGES = 4

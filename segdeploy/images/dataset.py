@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.base.errors import InputError
-from segdeploy.images.imaging import IMAGE_SUFFIXES
+from segdeploy.images.decode import IMAGE_SUFFIXES
 
 # (images, labels) under the root, for data sets without lists.
 SPLIT_FOLDERS = (("img_dir/{split}", "ann_dir/{split}"), ("images/{split}", "annotations/{split}"))

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from segdeploy.images.imaging import Image, Labels
+from segdeploy.images.arrays import Image, Labels
 
 _PAPER, _INK = 255, (30, 30, 30)
 _SMALLEST_TEXT, _LARGEST_TEXT = 12, 56  # pixels

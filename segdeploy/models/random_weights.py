@@ -19,8 +19,9 @@ from typing import Any
 
 from segdeploy.base.errors import ConfigError, SegdeployError
 from segdeploy.base.files import new_file
+from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import RANDOM_WEIGHTS_KEY, Checkpoint, bare_checkpoint, load_checkpoint
-from segdeploy.models.describe import build_model, crop_size, dataset_meta
+from segdeploy.models.describe import crop_size, dataset_meta
 
 _IMAGES = 4
 # Sides to try, smallest first: some architectures need more, some take their training crop only.

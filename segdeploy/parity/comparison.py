@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.artifact.verdict import FlipFigures, LabelParity, LogitFigures, ShapeParity, Tolerance
-from segdeploy.images.imaging import Labels, Logits, resize_logits
+from segdeploy.images.arrays import Labels, Logits
+from segdeploy.images.resize import resize_logits
 from segdeploy.parity.flips import FlipCount
 from segdeploy.parity.logits import LARGEST, LogitErrors
 from segdeploy.parity.tolerance import RESIZE_ROUNDING

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.artifact.verdict import Divergence, Parity
-from segdeploy.images.imaging import Image, Labels, Logits, reduce_logits, resize_logits
+from segdeploy.images.arrays import Image, Labels, Logits
+from segdeploy.images.resize import reduce_logits, resize_logits
 from segdeploy.parity.eager_probe import eager_layers
 from segdeploy.parity.judge import WorstImage
 from segdeploy.parity.layers import Layer, compare_layers, relative_error

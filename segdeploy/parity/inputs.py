@@ -13,8 +13,11 @@ import numpy as np
 from segdeploy.artifact.axes import bounds
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.base.errors import InputError
+from segdeploy.images.arrays import Image, Labels
 from segdeploy.images.dataset import Sample, find_samples, read_label
-from segdeploy.images.imaging import Image, Labels, encode_png, list_images, read_image, resize_image
+from segdeploy.images.decode import list_images, read_image
+from segdeploy.images.label_png import encode_png
+from segdeploy.images.resize import resize_image
 
 _NOISE_IMAGES = 8
 T = TypeVar("T")

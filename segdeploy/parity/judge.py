@@ -9,7 +9,7 @@ import numpy as np
 
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.artifact.verdict import LabelParity, ShapeParity, TaskParity, Tolerance
-from segdeploy.images.imaging import Image, Labels, Logits
+from segdeploy.images.arrays import Image, Labels, Logits
 from segdeploy.parity.comparison import LabelComparison, Outputs, ShapeComparison
 from segdeploy.parity.inputs import Picture
 from segdeploy.parity.sessions import Call

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.artifact.verdict import LogitFigures
-from segdeploy.images.imaging import Logits
+from segdeploy.images.arrays import Logits
 
 # Stands for an infinite error: JSON has no infinity, and a verdict must be readable again.
 LARGEST = float(np.finfo(np.float32).max)

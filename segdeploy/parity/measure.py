@@ -15,7 +15,8 @@ from segdeploy.artifact.engine import choose_profile
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.artifact.verdict import Determinism, Tolerance
 from segdeploy.base.progress import progress_bar
-from segdeploy.images.imaging import Image, Logits, resize_image
+from segdeploy.images.arrays import Image, Logits
+from segdeploy.images.resize import resize_image
 from segdeploy.parity.inputs import Inputs, Picture
 from segdeploy.parity.judge import Judge
 from segdeploy.parity.sessions import Call, Recorder, Replay, fitted_resize

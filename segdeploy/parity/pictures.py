@@ -9,8 +9,9 @@ import numpy as np
 
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.base.files import write_file
+from segdeploy.images.arrays import Image, Labels
 from segdeploy.images.drawing import captioned, class_shares, overlay, with_legend
-from segdeploy.images.imaging import Image, Labels, encode_png
+from segdeploy.images.label_png import encode_png
 from segdeploy.parity.comparison import full_logits, margins
 from segdeploy.parity.judge import WorstImage
 

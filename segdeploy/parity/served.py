@@ -14,7 +14,8 @@ from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.verdict import Determinism, Divergence, Parity, Tolerance, worst
 from segdeploy.base.errors import SegdeployError, ServeError
 from segdeploy.base.progress import progress_bar
-from segdeploy.images.imaging import Image, Labels, Logits, encode_png
+from segdeploy.images.arrays import Image, Labels, Logits
+from segdeploy.images.label_png import encode_png
 from segdeploy.parity.diagnose import wrong_resize
 from segdeploy.parity.inputs import Inputs
 from segdeploy.parity.judge import Judge

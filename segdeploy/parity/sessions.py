@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segdeploy.artifact.axes import bounds, nearest
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Manifest, Resize
-from segdeploy.images.imaging import network_size
+from segdeploy.images.resize import network_size
 from segdeploy.runtime import Prediction, Session, Staged
 
 

@@ -24,7 +24,8 @@ from segdeploy.base.errors import ArtifactError, InputError
 from segdeploy.base.files import sha256_file, write_file
 from segdeploy.base.records import Struct
 from segdeploy.images.dataset import read_label
-from segdeploy.images.imaging import encode_png, read_image
+from segdeploy.images.decode import read_image
+from segdeploy.images.label_png import encode_png
 from segdeploy.parity.inputs import Inputs, Picture
 from segdeploy.parity.measure import Question
 from segdeploy.runtime import Prediction, Session, Staged

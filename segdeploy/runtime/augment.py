@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from segdeploy.artifact.manifest import Resize
 from segdeploy.base.errors import InputError
-from segdeploy.images.imaging import Image, Labels, Logits, network_size, resize_image, resized_stripes
+from segdeploy.images.arrays import Image, Labels, Logits
+from segdeploy.images.resize import network_size, resize_image, resized_stripes
 from segdeploy.runtime.predictor import network_logits, predict_labels, prepare
 from segdeploy.runtime.session import Session
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from segdeploy.artifact.folder import Artifact
 from segdeploy.base.errors import InputError
 from segdeploy.base.progress import progress_bar
-from segdeploy.images.dataset import Sample, read_label
-from segdeploy.images.imaging import Image, Labels, read_image
-from segdeploy.runtime.augment import Augmentation, predict_augmented
+from segdeploy.images.arrays import Image, Labels
+from segdeploy.images.dataset import Sample
+from segdeploy.runtime.augment import Augmentation
 from segdeploy.runtime.open import Device, open_session
+from segdeploy.runtime.pool import tally_in_processes
 from segdeploy.runtime.session import Session
-from segdeploy.scores.confusion_matrix import ConfusionMatrix, Evaluation
+from segdeploy.runtime.tally import PLAIN, Problem, Tally, count_sample, empty_matrix
+from segdeploy.scores.confusion_matrix import Evaluation
 from segdeploy.scores.report import (
     EvaluationReport,
     Method,
@@ -25,31 +26,6 @@ from segdeploy.scores.report import (
     describe_target,
     make_report,
 )
-
-PLAIN = Augmentation()
-
-
-@dataclass(frozen=True)
-class Problem:
-    """An image that could not be evaluated."""
-
-    sample: Sample
-    error: InputError
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What was counted on a data set.
-
-    Attributes:
-        matrix: of the images that could be evaluated.
-        problems: of those that could not, in the data set's order.
-        device: where it really ran.
-    """
-
-    matrix: ConfusionMatrix
-    problems: tuple[Problem, ...]
-    device: str
 
 
 def evaluate(
@@ -160,8 +136,6 @@ def tally(
     """
     label = f"eval {artifact.name}"
     if processes > 1:
-        from segdeploy.runtime.pool import tally_in_processes
-
         return tally_in_processes(
             artifact, samples, device=device, threads=threads, processes=processes, augmentation=augmentation, label=label
         )
@@ -174,28 +148,3 @@ def tally(
                 problems.append(Problem(sample, error))
             advance()
         return Tally(matrix, tuple(problems), session.device)
-
-
-def count_sample(
-    session: Session, sample: Sample, matrix: ConfusionMatrix, augmentation: Augmentation = PLAIN
-) -> tuple[Image, Labels]:
-    """Predict one sample and add it to the matrix. The label map is checked first: it costs far less than a prediction.
-
-    Returns:
-        The image and its labels as predicted.
-
-    Raises:
-        InputError: the image or label map cannot be used.
-    """
-    source = f"'{sample.label}'"
-    image = read_image(sample.image)
-    truth = read_label(sample.label, reduce_zero_label=session.artifact.manifest.reduce_zero_label)
-    matrix.check(truth, (image.shape[0], image.shape[1]), source)
-    prediction = predict_augmented(session, image, augmentation)
-    matrix.add(prediction, truth, source)
-    return image, prediction
-
-
-def empty_matrix(artifact: Artifact) -> ConfusionMatrix:
-    """For the classes of a model."""
-    return ConfusionMatrix(len(artifact.manifest.classes), artifact.manifest.ignore_index)

@@ -13,8 +13,10 @@ from segdeploy.artifact.manifest import Bounds, Manifest
 from segdeploy.base.errors import InputError, SegdeployError
 from segdeploy.base.files import new_folder, write_file
 from segdeploy.base.progress import progress_bar
+from segdeploy.images.arrays import Image
+from segdeploy.images.decode import IMAGE_SUFFIXES, read_image
 from segdeploy.images.drawing import class_shares, overlay, with_legend
-from segdeploy.images.imaging import IMAGE_SUFFIXES, Image, encode_png, label_png, read_image
+from segdeploy.images.label_png import encode_png, label_png
 from segdeploy.runtime.predictor import predict_batch
 from segdeploy.runtime.session import Session
 from segdeploy.runtime.video import VIDEO_SUFFIXES, predict_video

@@ -20,8 +20,8 @@ from segdeploy.base.errors import BackendError, InputError, SegdeployError
 from segdeploy.base.progress import progress_bar
 from segdeploy.images.dataset import Sample
 from segdeploy.runtime.augment import Augmentation
-from segdeploy.runtime.evaluation import Problem, Tally, count_sample, empty_matrix
 from segdeploy.runtime.open import Device, open_session, usable_cpus
+from segdeploy.runtime.tally import Problem, Tally, count_sample, empty_matrix
 
 
 @dataclass(frozen=True)

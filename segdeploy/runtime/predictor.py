@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Axis, Bounds, Inference, Manifest
 from segdeploy.base.errors import InputError
-from segdeploy.images.imaging import Image, Labels, Logits, network_size, resize_image, resize_logits, resized_labels
+from segdeploy.images.arrays import Image, Labels, Logits
+from segdeploy.images.resize import network_size, resize_image, resize_logits, resized_labels
 from segdeploy.runtime.session import Session
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Bounds, Manifest
 from segdeploy.base.errors import InputError
-from segdeploy.images.imaging import Logits
+from segdeploy.images.arrays import Logits
 
 
 @dataclass(frozen=True)

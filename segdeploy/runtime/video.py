@@ -14,8 +14,8 @@ import numpy as np
 from segdeploy.base.errors import InputError
 from segdeploy.base.files import new_file
 from segdeploy.base.progress import progress_bar
+from segdeploy.images.arrays import Image, Labels
 from segdeploy.images.drawing import even, overlay, with_legend
-from segdeploy.images.imaging import Image, Labels
 from segdeploy.runtime.predictor import predict_batch
 from segdeploy.runtime.session import Session
 

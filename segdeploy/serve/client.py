@@ -11,7 +11,7 @@ import urllib.request
 import numpy as np
 
 from segdeploy.base.errors import InputError, ServeError
-from segdeploy.images.imaging import Labels
+from segdeploy.images.arrays import Labels
 
 _TIMEOUT_S = 120
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")

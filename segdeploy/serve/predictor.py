@@ -12,7 +12,10 @@ from pathlib import Path
 from segdeploy.artifact.folder import open_artifact
 from segdeploy.artifact.manifest import Bounds
 from segdeploy.base.errors import InputError
-from segdeploy.images.imaging import Image, decode_image, label_png, network_size
+from segdeploy.images.arrays import Image
+from segdeploy.images.decode import decode_image
+from segdeploy.images.label_png import label_png
+from segdeploy.images.resize import network_size
 from segdeploy.runtime.open import open_session
 from segdeploy.runtime.predictor import predict_batch
 from segdeploy.runtime.session import Session

@@ -13,9 +13,10 @@ from typing import Any
 
 from segdeploy.base.errors import CheckpointError
 from segdeploy.base.files import write_file
+from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import load_checkpoint, load_plain
 from segdeploy.models.configs import load_config
-from segdeploy.models.describe import build_model, default_name
+from segdeploy.models.describe import default_name
 
 PUBLISHED = Path("published")
 # What a user of the weights may want to know; the rest of MMEngine's meta is about hooks and the machine.

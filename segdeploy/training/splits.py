@@ -11,7 +11,7 @@ from typing import Any
 
 from segdeploy.base.errors import ConfigError, InputError
 from segdeploy.images.dataset import AUGMENTED, SPLIT_FOLDERS
-from segdeploy.images.imaging import IMAGE_SUFFIXES
+from segdeploy.images.decode import IMAGE_SUFFIXES
 
 # The order of splits; one that begins otherwise comes after those to train on, and takes no part in the search for leaks.
 _ROLES = {"train": "train", "aug": "train", "val": "val", "test": "test"}

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from segdeploy.base.errors import InputError
 from segdeploy.base.files import new_folder
 from segdeploy.base.progress import progress_bar
-from segdeploy.images.imaging import Image, label_png
+from segdeploy.images.arrays import Image
+from segdeploy.images.label_png import label_png
 from segdeploy.images.palette import distinct_palette
 from segdeploy.training.fills import FILLS, patterned_fill, wide_fill
 

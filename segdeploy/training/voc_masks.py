@@ -15,7 +15,7 @@ from typing import Literal
 from segdeploy.base.errors import InputError
 from segdeploy.base.files import write_file
 from segdeploy.base.progress import track
-from segdeploy.images.imaging import label_png
+from segdeploy.images.label_png import label_png
 from segdeploy.images.palette import distinct_palette
 from segdeploy.training.processes import map_in_processes
 from segdeploy.training.sbd import CLASSES, read_sbd_mask

@@ -20,8 +20,9 @@ from segdeploy.base.errors import ConfigError, SegdeployError
 from segdeploy.base.files import write_file
 from segdeploy.export.export import export_model
 from segdeploy.export.shapes import Shapes
+from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import Checkpoint
-from segdeploy.models.describe import build_model, crop_size, describe
+from segdeploy.models.describe import crop_size, describe
 from segdeploy.models.random_weights import smallest_size, write_random_checkpoint
 from segdeploy.parity.inputs import noise
 from segdeploy.parity.verify import verify

@@ -14,7 +14,7 @@ from segdeploy.bench.process import NotRun, WorkerProcess
 from segdeploy.bench.result import BenchSettings, encode_report, read_report
 from segdeploy.bench.run import Missing, bench
 from segdeploy.bench.worker import input_batch, peak_rss_bytes
-from segdeploy.images.imaging import read_image
+from segdeploy.images.decode import read_image
 from segdeploy.runtime import open_session
 from segdeploy.runtime.evaluation import evaluate
 

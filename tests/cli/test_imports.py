@@ -156,7 +156,7 @@ def test_a_deployment_box(run_python, onnx_artifact, labelled_root, images_folde
     """Without PyTorch and mmsegmentation an ONNX artifact is inspected, opened, predicts and is evaluated, all the same."""
     pytest.importorskip("onnxruntime")
     from segdeploy.images.dataset import find_samples
-    from segdeploy.images.imaging import read_image
+    from segdeploy.images.decode import read_image
     from segdeploy.runtime.evaluation import evaluate
     from segdeploy.runtime.predictor import predict_labels
 
@@ -165,7 +165,7 @@ def test_a_deployment_box(run_python, onnx_artifact, labelled_root, images_folde
         + f"""
 from pathlib import Path
 from segdeploy.artifact.folder import open_artifact
-from segdeploy.images.imaging import read_image
+from segdeploy.images.decode import read_image
 from segdeploy.runtime import open_session
 from segdeploy.runtime.predictor import predict_labels
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdeploy.images.imaging import read_image
+from segdeploy.images.decode import read_image
 from segdeploy.runtime.predictor import predict_labels
 
 

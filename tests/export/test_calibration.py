@@ -8,7 +8,7 @@ from segdeploy.artifact.manifest import Bounds, Inference, Lineage, Resize
 from segdeploy.base.errors import InputError
 from segdeploy.export.calibration import choose_pictures, measure_ranges, network_inputs
 from segdeploy.export.options import Calibration
-from segdeploy.images.imaging import read_image
+from segdeploy.images.decode import read_image
 
 
 def with_root(manifest, root):

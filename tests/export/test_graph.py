@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from segdeploy.export.graph import DeployGraph
+from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import load_checkpoint
-from segdeploy.models.describe import build_model, describe
+from segdeploy.models.describe import describe
 from segdeploy.models.packages import load_mmseg
 
 SIZES = [(64, 96), (75, 51), (33, 130)]

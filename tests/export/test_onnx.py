@@ -114,8 +114,9 @@ def test_an_axis_that_came_out_fixed(checkpoint_path, tmp_path, one_thread):
     from segdeploy.export.graph import DeployGraph
     from segdeploy.export.onnx import write_onnx
     from segdeploy.export.options import Options
+    from segdeploy.models.build import build_model
     from segdeploy.models.checkpoint import load_checkpoint
-    from segdeploy.models.describe import build_model, describe
+    from segdeploy.models.describe import describe
 
     checkpoint = load_checkpoint(checkpoint_path)
     manifest = describe(checkpoint, name="x", fmt="onnx", batch=1, height=64, width=Bounds(min=32, opt=64, max=256))

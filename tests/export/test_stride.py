@@ -4,8 +4,9 @@ from segdeploy.artifact.manifest import Bounds, Pad
 from segdeploy.base.errors import InputError
 from segdeploy.export.graph import DeployGraph
 from segdeploy.export.stride import check_smallest_side, network_stride
+from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import load_checkpoint
-from segdeploy.models.describe import build_model, describe
+from segdeploy.models.describe import describe
 
 
 @pytest.fixture(scope="module")

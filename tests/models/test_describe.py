@@ -5,8 +5,9 @@ import pytest
 
 from segdeploy.artifact.manifest import Bounds, Inference, Resize
 from segdeploy.base.errors import CheckpointError, ConfigError
+from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import load_checkpoint
-from segdeploy.models.describe import build_model, crop_size, default_name, describe
+from segdeploy.models.describe import crop_size, default_name, describe
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from segdeploy.base.errors import ConfigError
+from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import load_checkpoint
-from segdeploy.models.describe import build_model, describe
+from segdeploy.models.describe import describe
 from segdeploy.models.random_weights import initialise, random_checkpoint_path, smallest_size, write_random_checkpoint
 
 SEGFORMER = "mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512"

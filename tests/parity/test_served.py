@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from segdeploy.base.errors import ServeError
-from segdeploy.images.imaging import decode_image, resize_image
+from segdeploy.images.decode import decode_image
+from segdeploy.images.resize import resize_image
 from segdeploy.parity.inputs import pictures_of_dataset
 from segdeploy.parity.served import verify_server
 from segdeploy.runtime import open_session

@@ -4,7 +4,7 @@ import pytest
 
 from segdeploy.base.errors import InputError
 from segdeploy.images.dataset import find_samples
-from segdeploy.images.imaging import read_image
+from segdeploy.images.decode import read_image
 from segdeploy.runtime import open_session
 from segdeploy.runtime.augment import Augmentation, predict_augmented, scaled_size
 from segdeploy.runtime.evaluation import tally

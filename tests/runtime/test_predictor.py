@@ -7,7 +7,7 @@ import pytest
 
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Inference, Resize
-from segdeploy.images.imaging import read_image
+from segdeploy.images.decode import read_image
 from segdeploy.runtime.predictor import network_logits, predict_batch, predict_labels, slide_windows
 
 

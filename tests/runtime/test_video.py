@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segdeploy.base.errors import InputError
-from segdeploy.images.imaging import read_image
+from segdeploy.images.decode import read_image
 from segdeploy.runtime.files import Drawing, Job, predict_files
 from segdeploy.runtime.predictor import predict_labels
 from segdeploy.runtime.video import predict_video

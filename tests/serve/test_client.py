@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from segdeploy.base.errors import InputError, ServeError
-from segdeploy.images.imaging import label_png
+from segdeploy.images.label_png import label_png
 from segdeploy.serve.client import predict
 
 LABELS = np.arange(12, dtype=np.uint8).reshape(3, 4)

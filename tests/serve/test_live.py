@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from segdeploy.base.errors import InputError, ServeError
-from segdeploy.images.imaging import decode_image
+from segdeploy.images.decode import decode_image
 from segdeploy.runtime.predictor import predict_labels
 from segdeploy.serve.client import predict
 from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, follow, start, start_line, stop_line, write_config

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segdeploy.images.imaging import decode_image
+from segdeploy.images.decode import decode_image
 from segdeploy.runtime.predictor import predict_labels
 from segdeploy.serve.handler import SegmentationHandler
 from segdeploy.serve.predictor import Predictor, open_predictor

@@ -11,7 +11,7 @@ import torch
 
 from segdeploy.base.errors import CheckpointError, InputError
 from segdeploy.images.dataset import find_samples
-from segdeploy.images.imaging import read_image
+from segdeploy.images.decode import read_image
 from segdeploy.models.checkpoint import load_checkpoint
 from segdeploy.runtime import open_session
 from segdeploy.runtime.open import eager_artifact

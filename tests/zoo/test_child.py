@@ -3,8 +3,8 @@
 import pytest
 
 from segdeploy.base.errors import ExportError
+from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import load_checkpoint
-from segdeploy.models.describe import build_model
 from segdeploy.zoo import child as zoo_child
 from segdeploy.zoo.child import Sizes, examine, find_sizes, try_format
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import FileEntry
+from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import load_checkpoint
-from segdeploy.models.describe import build_model, default_name, describe
+from segdeploy.models.describe import default_name, describe
 from segdeploy.runtime.backends.torch_device import device_name, import_torch, pick_device, synchronize
 from segdeploy.runtime.session import Prediction, Staged, checked_images
 

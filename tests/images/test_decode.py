@@ -7,17 +7,9 @@ from PIL import Image
 
 from segdeploy.artifact.manifest import Resize
 from segdeploy.base.errors import InputError
-from segdeploy.images.imaging import (
-    decode_image,
-    encode_png,
-    label_png,
-    list_images,
-    network_size,
-    read_image,
-    resize_image,
-    resize_logits,
-    resized_labels,
-)
+from segdeploy.images.decode import decode_image, list_images, read_image
+from segdeploy.images.label_png import encode_png, label_png
+from segdeploy.images.resize import network_size, resize_image, resize_logits, resized_labels
 
 
 def picture(height=37, width=53, seed=0):
