@@ -1,11 +1,10 @@
-"""Running the reference and a candidate on the same pictures: at their own sizes, at other shapes, and twice."""
+"""Running the reference and a candidate on the same pictures: at their own sizes, and at other shapes."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from segdeploy.artifact.axes import bounds, nearest
 from segdeploy.artifact.engine import choose_profile
 from segdeploy.artifact.manifest import Manifest
-from segdeploy.artifact.verdict import Determinism, Tolerance
 from segdeploy.base.progress import progress_bar
 from segdeploy.images.arrays import Image, Logits
 from segdeploy.images.resize import resize_image
@@ -87,38 +85,10 @@ def run_all(original: Recorder, candidate: Recorder | None, asked: Question, jud
         for shape in asked.shapes:
             judge.begin_shape(shape)
             for names, batch in _batches(asked, shape):
-                theirs = _calls(original, batch)
+                theirs = forward_passes(original, batch)
                 if candidate is not None:
-                    judge.add_calls(names, theirs, _calls(candidate, batch))
+                    judge.add_calls(names, theirs, forward_passes(candidate, batch))
                 advance()
-
-
-def determinism(candidate: Recorder, inputs: Inputs, tolerance: Tolerance) -> Determinism:
-    """Run one batch twice, and a picture alone and in a batch, at the artifact's best size."""
-    batch_axis, *sides = candidate.base.manifest.input.shape[:3]
-    height, width = (bounds(axis)[1] for axis in sides)
-    first, second = (_at(inputs, index, height, width) for index in (0, 1))
-    least, _, most = bounds(batch_axis)
-    once, again = (_calls(candidate, first[None])[0] for _ in range(2))
-    differ, error = _difference(once, again)
-    batched = batched_error = None
-    if least <= 1 < most:
-        both = _calls(candidate, np.stack([first, second]))[0]
-        batched, batched_error = _difference(once, both)
-    scale = float(np.abs(np.nan_to_num(_logits(once))).max())
-    allowed = tolerance.logits_max_abs * max(1.0, scale)
-    worst = max(error, batched_error or 0.0)
-    told = f"the same picture twice: {differ} labels differ"
-    told += "; the batch size is fixed" if batched is None else f"; alone and in a batch: {batched} differ"
-    return Determinism(
-        pixels=once.prediction.mask.size,
-        again=differ,
-        again_logits=error,
-        batched=batched,
-        batched_logits=batched_error,
-        verdict="passed" if worst <= allowed else "failed",
-        reason=told if worst <= allowed else f"{told}; logits differ by up to {worst:.2g}, at most {allowed:.2g}",
-    )
 
 
 def _compare_own_size(original: Recorder, candidate: Recorder | None, picture: Picture, judge: Judge) -> None:
@@ -154,24 +124,8 @@ def full_logits_of(original: Recorder, image: Image) -> Callable[[], Logits]:
     return logits
 
 
-def _at(inputs: Inputs, index: int, height: int, width: int) -> Image:
-    return resize_image(inputs.pictures[index % len(inputs.pictures)].read(), height, width)
-
-
-def _calls(recorder: Recorder, batch: NDArray[np.uint8]) -> list[Call]:
+def forward_passes(recorder: Recorder, batch: NDArray[np.uint8]) -> list[Call]:
+    """Run one batch, uint8 [N, H, W, 3], and give what it took."""
     recorder.begin(recorder.base.manifest.preprocess.resize)
     recorder.run(batch)
     return recorder.calls
-
-
-def _difference(one: Call, other: Call) -> tuple[int, float]:
-    """Labels that differ in the first image, and by how much its logits do."""
-    differ = int((one.prediction.mask[0] != other.prediction.mask[0]).sum())
-    a, b = _logits(one)[0], _logits(other)[0]
-    finite = np.isfinite(a) & np.isfinite(b)
-    return differ, float(np.abs(np.where(finite, a, 0) - np.where(finite, b, 0)).max())
-
-
-def _logits(call: Call) -> NDArray[Any]:
-    assert call.prediction.logits is not None
-    return call.prediction.logits

@@ -13,10 +13,11 @@ from segdeploy.artifact.folder import Artifact, record_parity
 from segdeploy.artifact.verdict import Parity, Tolerance, worst
 from segdeploy.base.errors import BackendError
 from segdeploy.base.files import new_folder
+from segdeploy.parity.determinism import determinism
 from segdeploy.parity.diagnose import diagnose
 from segdeploy.parity.inputs import Inputs
 from segdeploy.parity.judge import Judge
-from segdeploy.parity.measure import Question, determinism, run_all
+from segdeploy.parity.measure import Question, run_all
 from segdeploy.parity.pictures import draw_worst
 from segdeploy.parity.reference import describe_reference, find_original
 from segdeploy.parity.sessions import Recorder
