@@ -9,7 +9,7 @@ from segdeploy.artifact.folder import open_artifact
 from segdeploy.artifact.manifest import Bounds
 from segdeploy.base.errors import ArtifactError, CheckpointError, InputError
 from segdeploy.parity.inputs import noise, pictures_of_dataset, pictures_of_folder
-from segdeploy.parity.measure import default_shapes
+from segdeploy.parity.shapes import default_shapes
 from segdeploy.parity.tolerance import TOLERANCES, tolerance_for
 from segdeploy.parity.verify import verify
 
