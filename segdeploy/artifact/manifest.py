@@ -65,15 +65,33 @@ class OutputSpec(Struct, frozen=True):
 
 
 class Resize(Struct, frozen=True):
-    """How an image is brought to the network's input size.
+    """How an image is brought to the network's input size: one resize of mmseg's test pipeline, and what follows it.
 
     Attributes:
-        mode: ``none`` (as it is), ``keep_ratio`` (fit within ``scale``, as mmcv.imrescale) or ``exact``.
-        scale: (width, height) in pixels, mmseg's order.
+        mode: ``none`` (as it is), ``keep_ratio`` (fit within ``scale``, as mmcv.imrescale), ``exact``, ``shortest_edge``
+            (mmseg's ResizeShortestEdge) or ``multiple`` (its ResizeToMultiple).
+        scale: (width, height) in pixels, mmseg's order; for ``shortest_edge`` the shorter side and the most that the longer
+            one may have; for ``multiple`` what width and height become multiples of.
+        factor: (width, height) in parts of the image's own, in place of ``scale``.
+        interpolation: mmcv's name of the filter.
+        backend: which library's filter; the two round differently.
+        then: the next resize of the pipeline.
     """
 
-    mode: Literal["none", "keep_ratio", "exact"]
+    mode: Literal["none", "keep_ratio", "exact", "shortest_edge", "multiple"]
     scale: tuple[int, int] | None = None
+    factor: tuple[float, float] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "area", "lanczos", "box", "hamming"] = "bilinear"
+    backend: Literal["cv2", "pillow"] = "cv2"
+    then: Resize | None = None
+
+    @property
+    def words(self) -> str:
+        """In a line; what is mmcv's default is left out."""
+        parts = [f"{self.mode} {self.scale or self.factor or ''}".strip()]
+        parts += [self.interpolation] if self.interpolation != "bilinear" else []
+        parts += [f"by {self.backend}"] if self.backend != "cv2" else []
+        return ", ".join(parts) + (f"; then {self.then.words}" if self.then else "")
 
 
 class Pad(Struct, frozen=True):

@@ -44,7 +44,7 @@ def command(artifact: Path, as_json: bool) -> None:
         "input": f"{manifest.input.name} {manifest.input.dtype} [{shape}]",
         "outputs": ", ".join(f"{out.name} {out.dtype} [{', '.join(out.layout)}]" for out in manifest.outputs),
         "precision": manifest.precision,
-        "resize": f"{manifest.preprocess.resize.mode} {manifest.preprocess.resize.scale or ''}".strip(),
+        "resize": manifest.preprocess.resize.words,
         "inference": manifest.inference.mode,
         "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes)}",
         "target": _target(manifest),

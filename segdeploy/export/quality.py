@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.artifact.folder import Artifact
-from segdeploy.artifact.manifest import Bounds, FileEntry, Manifest, Resize
+from segdeploy.artifact.manifest import Bounds, FileEntry, Manifest
 from segdeploy.base.progress import track
 from segdeploy.images.arrays import Labels
 from segdeploy.images.dataset import Sample
 from segdeploy.images.decode import read_image
+from segdeploy.images.resize import to_exactly
 from segdeploy.runtime import Session, open_session
 from segdeploy.runtime.evaluation import evaluate
 from segdeploy.runtime.predictor import predict_labels
@@ -82,7 +83,7 @@ def open_measured(model: Path, manifest: Manifest) -> Session:
     count, height, width = manifest.input.shape[:3]
     preprocess = manifest.preprocess
     if not isinstance(height, Bounds) and not isinstance(width, Bounds):
-        preprocess = msgspec.structs.replace(preprocess, resize=Resize(mode="exact", scale=(width, height)))
+        preprocess = msgspec.structs.replace(preprocess, resize=to_exactly(height, width, preprocess.resize))
     entry = FileEntry(path=model.name, sha256="", bytes=0)
     described = msgspec.structs.replace(manifest, format="onnx", preprocess=preprocess, files=(entry,))
     least = count.min if isinstance(count, Bounds) else count

@@ -23,7 +23,6 @@ from segdeploy.artifact.manifest import (
     Postprocess,
     Precision,
     Preprocess,
-    Resize,
     Toolchain,
 )
 from segdeploy.base.errors import ConfigError
@@ -31,11 +30,10 @@ from segdeploy.base.versions import version_of
 from segdeploy.images.palette import distinct_palette
 from segdeploy.models.checkpoint import Checkpoint
 from segdeploy.models.packages import load_mmseg
+from segdeploy.models.pipeline import pipeline_resize
 from segdeploy.models.supported import check_padded_slide, head_config, threshold
 
 IGNORE_INDEX = 255
-# Transforms of a test pipeline that leave the pixels alone.
-_LOADERS = {"LoadImageFromFile", "LoadAnnotations", "PackSegInputs"}
 _ANY = 1 << 16
 
 
@@ -180,7 +178,7 @@ def _preprocess(config: Mapping[str, Any]) -> Preprocess:
         color="rgb" if spec.get("bgr_to_rgb") else "bgr",
         mean=_triple(mean, 0.0),
         std=_triple(std, 1.0),
-        resize=_resize(config),
+        resize=pipeline_resize(config),
         pad=_pad(spec.get("test_cfg") or {}, float(spec.get("pad_val") or 0)),
     )
 
@@ -201,24 +199,6 @@ def _triple(values: Any, default: float) -> tuple[float, float, float]:
     if len(numbers) != 3:
         raise ConfigError(expected="mean and std of three channels", got=f"{len(numbers)}", fix="only RGB models are supported")
     return numbers
-
-
-def _resize(config: Mapping[str, Any]) -> Resize:
-    loader = config.get("test_dataloader") or config.get("val_dataloader") or {}
-    pipeline = (loader.get("dataset") or {}).get("pipeline") or config.get("test_pipeline") or []
-    resize = Resize(mode="none")
-    for step in pipeline:
-        kind = step.get("type")
-        if kind == "Resize" and step.get("scale"):
-            width, height = step["scale"]
-            resize = Resize(mode="keep_ratio" if step.get("keep_ratio") else "exact", scale=(int(width), int(height)))
-        elif kind not in _LOADERS:
-            raise ConfigError(
-                expected=f"a test pipeline of {', '.join(sorted(_LOADERS))} and Resize",
-                got=f"{kind}",
-                fix="pass a config whose test pipeline has only these: --config FILE",
-            )
-    return resize
 
 
 def _inference(test_cfg: Mapping[str, Any]) -> Inference:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segdeploy.artifact.axes import bounds, nearest
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Manifest, Resize
-from segdeploy.images.resize import network_size
+from segdeploy.images.resize import network_size, to_exactly
 from segdeploy.runtime import Prediction, Session, Staged
 
 
@@ -108,7 +108,7 @@ def fitted_resize(manifest: Manifest, height: int, width: int) -> Resize:
         return resize
     size = network_size(height, width, resize)
     taken = (nearest(manifest.input.shape[1], size[0]), nearest(manifest.input.shape[2], size[1]))
-    return resize if taken == size else Resize(mode="exact", scale=(taken[1], taken[0]))
+    return resize if taken == size else to_exactly(*taken, resize)
 
 
 def filled(images: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:

@@ -18,7 +18,7 @@ from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Axis, Bounds, Inference, Manifest
 from segdeploy.base.errors import InputError
 from segdeploy.images.arrays import Image, Labels, Logits
-from segdeploy.images.resize import network_size, resize_image, resize_logits, resized_labels
+from segdeploy.images.resize import resize_logits, resize_picture, resized_labels
 from segdeploy.runtime.session import Session
 
 
@@ -66,7 +66,7 @@ def predict_batch(session: Session, images: Sequence[Image]) -> list[Labels]:
 
 def prepare(image: Image, manifest: Manifest) -> Image:
     """Bring a picture to the network's input size as the manifest says."""
-    return resize_image(image, *network_size(image.shape[0], image.shape[1], manifest.preprocess.resize))
+    return resize_picture(image, manifest.preprocess.resize)
 
 
 def network_logits(session: Session, batch: NDArray[np.uint8]) -> Logits:
