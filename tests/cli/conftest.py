@@ -10,6 +10,10 @@ from typing import NamedTuple
 
 import pytest
 
+from support.bench import data_root, foreign_engine, report, row, tiny_artifact
+
+__all__ = ["data_root", "foreign_engine", "main", "one_line", "report", "row", "run_python", "tiny_artifact"]
+
 
 class Ended(NamedTuple):
     """How a run of the command line ended."""

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,12 +9,6 @@ from segdeploy.cli.main import main
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-
-# The tiny model, its engine that runs nowhere, and the data set are those of the benchmark's own tests.
-_spec = importlib.util.spec_from_file_location("bench_fixtures", Path(__file__).parents[1] / "bench" / "conftest.py")
-_fixtures = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_fixtures)
-tiny_artifact, foreign_engine, data_root = _fixtures.tiny_artifact, _fixtures.foreign_engine, _fixtures.data_root
 
 QUICK = ("--iterations", "6", "--min-time", "0", "--threads", "1", "--device", "cpu")
 

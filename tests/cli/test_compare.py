@@ -1,16 +1,9 @@
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
 from segdeploy.bench.result import encode_report
-
-# Reports made by hand are those of the benchmark's own tests.
-_spec = importlib.util.spec_from_file_location("bench_fixtures", Path(__file__).parents[1] / "bench" / "conftest.py")
-_fixtures = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_fixtures)
-row, report = _fixtures.row, _fixtures.report
 
 OLD = """
 +-------+-------+-------+

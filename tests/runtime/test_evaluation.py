@@ -80,9 +80,7 @@ def test_labels_of_another_data_set(eager, labelled_root, changed_labels):
 
 def test_no_prediction_is_spent_on_a_bad_label_map(onnx_artifact, labelled_root, changed_labels, monkeypatch):
     """A data set of other classes is found out at the speed of reading it."""
-    from segdeploy.runtime import evaluation as module
-
-    monkeypatch.setattr(module, "predict_augmented", lambda *_: pytest.fail("predicted"))
+    monkeypatch.setattr("segdeploy.runtime.tally.predict_augmented", lambda *_: pytest.fail("predicted"))
     root = changed_labels(_1=with_value(labelled_root, "1", 77))
     found = tally(onnx_artifact, [one for one in find_samples(root, "val") if one.name == "1"], device="cpu", threads=1)
     assert len(found.problems) == 1

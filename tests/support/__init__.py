@@ -1,0 +1,1 @@
+"""What the tests of all folders share; ``pythonpath`` in pyproject.toml makes it importable as ``support``."""
