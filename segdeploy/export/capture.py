@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from segdeploy.artifact.manifest import Bounds, Manifest
 from segdeploy.base.errors import ExportError
-from segdeploy.export.rewrites import ExactShiftedWindows, smallest_regular_side
+from segdeploy.export.graph import DeployGraph
 from segdeploy.export.shapes import example_shape
 
 # PyTorch's own operators: what every runtime of it knows without importing anything.
@@ -24,18 +24,19 @@ _OWN = frozenset({"aten", "prim", "prims"})
 _NO_FUNCTION = re.compile(r"No ONNX function found for <OpOverload\(op='([\w:.]+)'")
 
 
-def example_input(graph: nn.Module, manifest: Manifest) -> Tensor:
+def example_input(graph: DeployGraph, manifest: Manifest) -> Tensor:
     """An image batch to trace with: uint8 [N, H, W, 3]."""
-    return torch.zeros((*example_shape(manifest.input.shape, smallest_regular_side(graph)), 3), dtype=torch.uint8)
+    return torch.zeros((*example_shape(manifest.input.shape, graph.demands.beyond), 3), dtype=torch.uint8)
 
 
-def dynamic_axes(graph: nn.Module, manifest: Manifest) -> dict[int, Any]:
+def dynamic_axes(graph: DeployGraph, manifest: Manifest) -> dict[int, Any]:
     """What torch.export is told of the input's axes: number of the axis -> ``Dim``. Static axes are left out."""
-    # A named dimension is refused where torch.export has noted any condition on it. With Swin's windows these are many, and
-    # of the order in memory alone (is there one window or more?): the module itself asks nothing of a size.
-    named = not any(isinstance(module, ExactShiftedWindows) for module in graph.modules())
     axes = zip("NHW", manifest.input.shape[:3], strict=True)
-    return {index: _dimension(letter, axis, named) for index, (letter, axis) in enumerate(axes) if isinstance(axis, Bounds)}
+    return {
+        index: _dimension(letter, axis, graph.demands.named_axes)
+        for index, (letter, axis) in enumerate(axes)
+        if isinstance(axis, Bounds)
+    }
 
 
 def _dimension(letter: str, axis: Bounds, named: bool) -> Any:

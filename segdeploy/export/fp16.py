@@ -16,7 +16,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 from segdeploy.artifact.manifest import KeptLayer
 from segdeploy.base.errors import ExportError
 from segdeploy.export.nodes import comes_from, float_tensors, is_top_level, module_of, pixel_tensors
-from segdeploy.export.rewrites import ExactAdaptiveAvgPool2d
+from segdeploy.export.rewrites.pooling import ExactAdaptiveAvgPool2d
 
 LARGEST = float(np.finfo(np.float16).max)
 # The pictures are a sample: another one may reach further. A layer that comes within a factor of two is kept as well.

@@ -30,7 +30,7 @@ class DeployGraph(nn.Module):
             manifest: its preprocessing and postprocessing.
         """
         super().__init__()
-        rewrite(model)
+        self.demands = rewrite(model)  # of the example that it is traced with
         self.backbone = model.backbone
         self.neck = model.neck if getattr(model, "with_neck", False) else nn.Identity()
         self.decode_head = model.decode_head

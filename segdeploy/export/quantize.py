@@ -22,7 +22,7 @@ from onnxruntime.quantization import QDQQuantizer, QuantType
 from segdeploy.artifact.manifest import Format
 from segdeploy.base.errors import ExportError
 from segdeploy.export.nodes import comes_from, is_top_level, module_of, pixel_tensors
-from segdeploy.export.rewrites import ExactAdaptiveAvgPool2d
+from segdeploy.export.rewrites.pooling import ExactAdaptiveAvgPool2d
 
 # What does the work, and what joins its results: without the second kind float32 islands stand between the integer kernels.
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})

@@ -1,7 +1,7 @@
 import pytest
 
 from segdeploy.export.nodes import comes_from, float_tensors, is_top_level, module_of, pixel_tensors
-from segdeploy.export.rewrites import ExactAdaptiveAvgPool2d
+from segdeploy.export.rewrites.pooling import ExactAdaptiveAvgPool2d
 
 onnx = pytest.importorskip("onnx")
 

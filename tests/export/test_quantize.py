@@ -5,7 +5,7 @@ from segdeploy.base.errors import ExportError
 from segdeploy.export.calibration import measure_ranges
 from segdeploy.export.nodes import comes_from, is_top_level
 from segdeploy.export.quantize import Quantizer
-from segdeploy.export.rewrites import ExactAdaptiveAvgPool2d
+from segdeploy.export.rewrites.pooling import ExactAdaptiveAvgPool2d
 
 onnx = pytest.importorskip("onnx")
 

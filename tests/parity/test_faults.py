@@ -209,8 +209,8 @@ def test_inexact_pooling_at_other_sizes(tmp_path, checkpoint_path, monkeypatch):
     """Pooling with equal bins is right where they divide the map and wrong elsewhere; TorchScript has no modules to name."""
     import torch
 
-    from segdeploy.export import rewrites
     from segdeploy.export.export import export_model
+    from segdeploy.export.rewrites import pooling
     from segdeploy.export.shapes import choose_shapes
     from segdeploy.models.checkpoint import load_checkpoint
     from segdeploy.parity.inputs import noise
@@ -220,7 +220,7 @@ def test_inexact_pooling_at_other_sizes(tmp_path, checkpoint_path, monkeypatch):
         at, cell = torch.arange(size)[None, :], torch.arange(cells)[:, None]
         return torch.logical_and(at >= cell * length, at < (cell + 1) * length).to(like.dtype) / length
 
-    monkeypatch.setattr(rewrites, "_bins", equal_bins)
+    monkeypatch.setattr(pooling, "_bins", equal_bins)
     shapes = choose_shapes((192, 192), tensorrt=False, largest="512x512")
     artifact = export_model(load_checkpoint(checkpoint_path), "torchscript", tmp_path / "equal", name="x", shapes=shapes)
     even = noise(artifact.manifest, 2)
