@@ -10,6 +10,7 @@ from segdeploy.export import pt2
 from segdeploy.export.export import exporter
 from segdeploy.export.options import Options
 from segdeploy.export.pt2 import write_pt2
+from segdeploy.export.rewrites import Demands
 
 
 @pytest.fixture
@@ -78,6 +79,8 @@ def test_cuda_where_there_is_none(small, tmp_path, no_gpu):
 
 class Tied(torch.nn.Module):
     """Works for the example's height only, or for squares only."""
+
+    demands = Demands()
 
     def __init__(self, how):
         super().__init__()

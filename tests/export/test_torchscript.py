@@ -4,6 +4,7 @@ import torch
 
 from segdeploy.base.errors import ExportError
 from segdeploy.export.options import Options
+from segdeploy.export.rewrites import Demands
 from segdeploy.export.torchscript import write_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
@@ -32,6 +33,8 @@ def test_a_model_that_cannot_be_traced(make_manifest, tmp_path):
     """What torch.jit refuses is an ExportError of one line."""
 
     class Broken(torch.nn.Module):
+        demands = Demands()
+
         def forward(self, image):
             raise RuntimeError("no such thing\nmore")
 
