@@ -102,7 +102,7 @@ def resize_logits(logits: Logits, height: int, width: int, *, align_corners: boo
     if logits.shape[2:] == (height, width):
         return logits
     return _sample_columns(
-        _sample_rows(logits, _taps(logits.shape[2], height, align_corners=align_corners)), width, align_corners
+        _sample_rows(logits, linear_taps(logits.shape[2], height, align_corners=align_corners)), width, align_corners
     )
 
 
@@ -147,7 +147,7 @@ def resized_stripes(logits: Logits, height: int, width: int, *, align_corners: b
         Which rows, and their logits, float32 [N, K, rows, width].
     """
     same = logits.shape[2:] == (height, width)
-    low, high, share = _taps(logits.shape[2], height, align_corners=align_corners)
+    low, high, share = linear_taps(logits.shape[2], height, align_corners=align_corners)
     for start in range(0, height, _STRIPE_ROWS):
         rows = slice(start, start + _STRIPE_ROWS)
         if same:
@@ -195,11 +195,11 @@ def _sample_rows(logits: Logits, taps: _Taps) -> Logits:
 
 
 def _sample_columns(logits: Logits, width: int, align_corners: bool) -> Logits:
-    low, high, share = _taps(logits.shape[3], width, align_corners=align_corners)
+    low, high, share = linear_taps(logits.shape[3], width, align_corners=align_corners)
     return np.asarray(logits[..., low] * (1 - share) + logits[..., high] * share, np.float32)
 
 
-def _taps(size: int, target: int, *, align_corners: bool) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+def linear_taps(size: int, target: int, *, align_corners: bool) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """The two source samples of every target sample, and the second one's share.
 
     Source: ATen/native/UpSample.h, ``area_pixel_compute_source_index``, in float32 as there.
