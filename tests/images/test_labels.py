@@ -87,11 +87,21 @@ def test_one_class_everywhere_is_not_computed(monkeypatch):
     assert (labels_of_logits(logits, [whole(160, 160)], align_corners=False) == 7).all()
 
 
+def test_inside_a_region_its_class_is_alone():
+    """However steep the logits are: what they reach around a sample says nothing there."""
+    slope = np.linspace(0, 100, 40, dtype=np.float32)[None, :] * np.ones((40, 1), np.float32)
+    logits = np.stack([slope, slope + 1, slope + 2])
+    assert module._possible(logits, 1, 1).sum(0).max() == 1
+
+
 def test_of_equal_classes_the_first_counts():
     """As in argmax."""
     logits = np.zeros((4, 8, 8), np.float32)
     logits[1:3] = 1
     assert (labels_of_logits(logits, [whole(31, 33)], align_corners=False) == 1).all()
+    logits[0, :, :4] = 3
+    found = labels_of_logits(logits, [whole(31, 33)], align_corners=False)
+    assert (np.unique(found) == [0, 1]).all()
 
 
 def test_a_peak_between_two_classes_is_not_missed():
@@ -129,7 +139,7 @@ def test_values_that_are_not_finite_stay_where_they_are(value):
     logits = regions(2, 5, 16, 16)
     steps = [whole(64, 64)]
     clean = labels_of_logits(logits, steps, align_corners=False)
-    logits[3, 0, 0] = value
+    logits[np.bincount(clean[8:, 8:].ravel()).argmax(), 0, 0] = value
     with np.errstate(invalid="ignore"):
         found = labels_of_logits(logits, steps, align_corners=False)
     assert (found[8:, 8:] == clean[8:, 8:]).all()
