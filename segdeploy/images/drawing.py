@@ -26,10 +26,13 @@ def overlay(image: Image, labels: Labels, palette: Sequence[tuple[int, int, int]
         palette: RGB a label.
         opacity: of the colours, in [0, 1].
     """
-    table = np.zeros((max(256, len(palette)), 3), np.float32)
+    table = np.zeros((max(256, len(palette), int(labels.max(initial=0)) + 1), 3), np.uint8)
     table[: len(palette)] = palette
-    blended = image * (1 - opacity) + table[labels] * opacity
-    return np.where((labels < len(palette))[..., None], blended, image).astype(np.uint8)
+    blended = np.asarray(cv2.addWeighted(image, 1 - opacity, table[labels], opacity, 0), np.uint8)
+    void = labels >= len(palette)
+    if void.any():
+        blended[void] = image[void]
+    return blended
 
 
 def class_shares(labels: Labels, classes: int) -> dict[int, float]:

@@ -75,3 +75,14 @@ def test_even():
     assert (shown[:5, :7] == picture).all()
     assert (shown[5, :7] == picture[4]).all()
     assert even(shown) is shown
+
+
+@pytest.mark.parametrize("void", [255, 300])
+def test_overlay_mixes_colours_and_leaves_void_clear(void):
+    """Half of the image and half of the colour, rounded to the nearest; a label without a colour shows the image."""
+    image = np.array([[[10, 20, 30], [1, 2, 3], [100, 100, 100]]], np.uint8)
+    labels = np.array([[0, void, 1]], np.int32)
+    found = overlay(image, labels, ((200, 0, 0), (0, 0, 255)), opacity=0.25)
+    assert np.abs(found[0, 0].astype(int) - np.array([57.5, 15, 22.5])).max() <= 0.5
+    assert (found[0, 1] == image[0, 1]).all()
+    assert np.abs(found[0, 2].astype(int) - np.array([75, 75, 138.75])).max() <= 0.5
