@@ -142,8 +142,8 @@ def _possible(logits: Logits, tall: int, wide: int) -> NDArray[np.bool_]:
     top = logits.argmax(0).astype(np.float32)
     alone = _dilated(top, around) == _eroded(top, around)  # one class is the largest in all of them
     possible[:, alone] = False
-    at = np.nonzero(alone)
-    possible[(top[at].astype(np.intp), *at)] = True
+    y, x = np.nonzero(alone)
+    possible[top[y, x].astype(np.intp), y, x] = True
     return possible
 
 
@@ -159,8 +159,8 @@ def _eroded(values: NDArray[np.float32], around: NDArray[np.uint8]) -> NDArray[n
 def _composed(size: int, steps: tuple[tuple[int, int], ...], align_corners: bool) -> _Axis:
     index, weight = np.arange(size)[:, None], np.ones((size, 1))
     for target, keep in steps:
-        low, high, share = (values[:keep] for values in linear_taps(len(index), target, align_corners=align_corners))
-        share = share.astype(np.float64)[:, None]
+        low, high, taken = linear_taps(len(index), target, align_corners=align_corners)
+        low, high, share = low[:keep], high[:keep], taken[:keep].astype(np.float64)[:, None]
         weight = np.concatenate([weight[low] * (1 - share), weight[high] * share], axis=1)
         index = np.concatenate([index[low], index[high]], axis=1)
     counts = weight != 0

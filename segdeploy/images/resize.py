@@ -199,7 +199,9 @@ def _sample_columns(logits: Logits, width: int, align_corners: bool) -> Logits:
     return np.asarray(logits[..., low] * (1 - share) + logits[..., high] * share, np.float32)
 
 
-def linear_taps(size: int, target: int, *, align_corners: bool) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+def linear_taps(
+    size: int, target: int, *, align_corners: bool
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """The two source samples of every target sample, and the second one's share.
 
     Source: ATen/native/UpSample.h, ``area_pixel_compute_source_index``, in float32 as there.
