@@ -122,11 +122,26 @@ class LabelParity(Struct, frozen=True):
 
 
 class ClassDifference(Struct, frozen=True):
-    """IoU of one class, in per cent; None where it occurs in neither labels nor masks."""
+    """IoU of one class.
+
+    Attributes:
+        name: of the class.
+        reference: in per cent; None where it occurs in neither labels nor masks.
+        candidate: likewise.
+        images: how many have labels of it.
+        low: the least difference (candidate less reference, in points) that the data allow, at 95 % confidence; None where
+            too few images have labels of it.
+        high: the largest, likewise.
+        lost: it keeps less than half of its IoU; ``perhaps`` where that rests on too few images.
+    """
 
     name: str
     reference: float | None
     candidate: float | None
+    images: int = 0
+    low: float | None = None
+    high: float | None = None
+    lost: Literal["no", "perhaps", "yes"] = "no"
 
 
 class TaskParity(Struct, frozen=True):
@@ -134,17 +149,20 @@ class TaskParity(Struct, frozen=True):
 
     Attributes:
         images: how many were labelled.
-        miou_reference: in per cent; None where no class occurs.
+        miou_reference: in per cent, as mmseg computes it: over the classes that occur in labels or in this model's masks;
+            None where none does.
         miou_candidate: likewise.
         low: the least difference (candidate less reference, in points) that the data allow, at 95 % confidence; None where
-            there are too few images to say.
+            there are too few images to say, or where no image differs.
         high: the largest, likewise.
-        epsilon: how many points count as none.
-        images_needed: about how many images would show that equal models are equal; None where it is decided.
+        epsilon: how many points the candidate may be worse.
+        images_needed: about how many images would decide with a probability of 80 %; None where it is decided.
         classes: each.
-        verdict: ``passed`` where the whole interval lies within epsilon, ``failed`` where it lies wholly outside, else
-            ``undecided``; ``skipped`` without labels.
+        verdict: ``failed`` where a class is lost, or where the whole interval lies below -epsilon; ``passed`` where none of
+            it does; else ``undecided``; ``skipped`` without labels.
         reason: why, in words.
+        difference: candidate less reference, in points, over the classes that occur in the labels, for both alike: that
+            which the interval is of. The two mIoU above may count different classes.
     """
 
     images: int
@@ -157,6 +175,7 @@ class TaskParity(Struct, frozen=True):
     classes: tuple[ClassDifference, ...]
     verdict: Verdict
     reason: str
+    difference: float | None = None
 
 
 class Determinism(Struct, frozen=True):

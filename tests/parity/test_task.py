@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -71,7 +73,7 @@ def test_interval_is_that_of_resampling():
 
 
 def test_verdicts():
-    """Inside, outside, across: and across says how many images would do."""
+    """Not below, below, across: and across says how many images would do."""
     assert judged(images(40, agree=1.0)).verdict == "passed"
     assert judged(images(40, wrong_candidate=0.5)).verdict == "failed"
     across = judged(images(12, agree=0.8), epsilon=0.2)
@@ -89,10 +91,123 @@ def test_number_of_images_is_about_right():
 
 
 def test_few_images():
-    """Nine images with flips decide nothing; nine without a single flip do."""
+    """Nine images with flips decide nothing."""
     assert judged(images(9, agree=0.99)).verdict == "undecided"
     assert judged(images(9, agree=0.99)).low is None
-    assert judged(images(9, agree=1.0)).verdict == "passed"
+
+
+@pytest.mark.parametrize(("count", "share"), [(2, "any of the others"), (9, "up to 0.33 "), (60, "up to 0.05 ")])
+def test_images_without_a_flip(count, share):
+    """They pass, and no interval of zero width is claimed: what they say of other pictures is said in words."""
+    result = judged(images(count, agree=1.0))
+    assert result.verdict == "passed"
+    assert (result.difference, result.low, result.high) == (0, None, None)
+    assert "rule of three" in result.reason
+    assert share in result.reason
+
+
+def test_a_stray_pixel_of_an_absent_class():
+    """mmseg's mIoU falls by a quarter of itself, and is shown; the difference and the verdict take it for one pixel."""
+    samples = images(40, wrong_reference=0.05, agree=1.0)
+    samples = [(theirs % 2, ours % 2, np.where(truth == 255, 255, truth % 2)) for theirs, ours, truth in samples]
+    samples[0][1][10, 10] = 2  # class "c" occurs in no label
+    result = judged(samples)
+    assert result.miou_candidate < 0.7 * result.miou_reference
+    assert -0.05 < result.difference < 0
+    assert -0.2 < result.low <= result.difference <= result.high <= 0
+    assert result.verdict == "passed"
+
+
+def test_a_stray_pixel_of_an_absent_class_in_the_reference():
+    """The other way round nothing is gained: the candidate is not better for it."""
+    samples = images(40, wrong_reference=0.05, agree=1.0)
+    samples = [(theirs % 2, ours % 2, np.where(truth == 255, 255, truth % 2)) for theirs, ours, truth in samples]
+    samples[0][0][10, 10] = 2
+    assert 0 <= judged(samples).difference < 0.05
+
+
+def test_a_better_model_passes():
+    """Surely better by more than epsilon: nothing is lost by it."""
+    result = judged(images(40, wrong_reference=0.5, wrong_candidate=0.1))
+    assert result.low > 0.5
+    assert (result.verdict, result.images_needed) == ("passed", None)
+    assert "better" in result.reason
+
+
+def rare_class(count, occurs, lost, pixels=4):
+    """Class 2 occurs in ``occurs`` of ``count`` images; the reference finds it, in ``lost`` of them the candidate does not."""
+    found = []
+    for index in range(count):
+        truth = np.zeros((20, 30), np.uint8)
+        truth[10:] = 1
+        if index < occurs:
+            truth[0, :pixels] = 2
+        reference, candidate = truth.copy(), truth.copy()
+        candidate[5, index % 30] = 1  # and some images differ otherwise
+        if index < lost:
+            candidate[truth == 2] = 0
+        found.append((reference, candidate, truth))
+    return found
+
+
+def test_a_lost_class_fails_whatever_the_mean():
+    """A class that the candidate never finds: no epsilon on the mean covers it."""
+    result = judged(rare_class(40, occurs=12, lost=12), epsilon=40)
+    assert result.verdict == "failed"
+    assert "c (IoU 100.00 -> 0.00 in 12 images)" in result.reason
+    assert [one.lost for one in result.classes] == ["no", "no", "yes"]
+    assert result.classes[2].low == result.classes[2].high == -100
+    assert judged(rare_class(40, occurs=12, lost=3), epsilon=40).verdict == "passed"
+
+
+def test_a_class_lost_in_one_image_is_not_sure():
+    """One image, or one stray pixel, decides nothing about a class; it does not pass either."""
+    result = judged(rare_class(40, occurs=1, lost=1), epsilon=40)
+    assert result.classes[2].lost == "perhaps"
+    assert result.verdict == "undecided"
+    assert "too few images" in result.reason
+
+
+def test_a_class_that_the_reference_never_knew():
+    """A stray hit of the reference is no class that can be lost."""
+    samples = [(theirs, ours, np.where(truth == 2, 2, truth)) for theirs, ours, truth in rare_class(40, 20, 20, pixels=20)]
+    for index, (theirs, _, _) in enumerate(samples):
+        theirs[0] = np.where(theirs[0] == 2, 0, theirs[0])
+        theirs[0, 0] = 2 if index < 2 else theirs[0, 0]
+    result = judged(samples, epsilon=2)
+    assert 0 < result.classes[2].reference < 2
+    assert result.classes[2].candidate == 0
+    assert result.classes[2].lost == "no"
+
+
+def test_power():
+    """The number of images that is asked for decides in about 80 % of the samples of that size, of equal models."""
+    first = judged(images(60, agree=0.8, seed=3), epsilon=0.2)
+    assert first.verdict == "undecided"
+    assert "80%" in first.reason
+    runs = [judged(images(first.images_needed, agree=0.8, seed=100 + seed), epsilon=0.2).verdict for seed in range(40)]
+    assert "failed" not in runs
+    assert 0.65 < runs.count("passed") / len(runs) < 0.95
+
+
+def test_a_difference_as_large_as_epsilon():
+    """No number of images shows a model that is worse by just epsilon to be inside: none is named."""
+    samples = images(60, wrong_candidate=0.3, agree=0.5, seed=7)
+    result = judged(samples, epsilon=-judged(samples).difference)
+    assert (result.verdict, result.images_needed) == ("undecided", None)
+    assert "no number of images" in result.reason
+
+
+def test_coverage():
+    """The interval holds the true difference about as often as it promises, with few images too, and errs on either side."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("interval_coverage", Path(__file__).with_name("interval_coverage.py"))
+    simulation = module_from_spec(spec)
+    spec.loader.exec_module(simulation)
+    holds, below, above = simulation.coverage(20, 150)
+    assert 0.91 <= holds <= 0.99
+    assert max(below, above) < 0.07
 
 
 def test_void_alone():
