@@ -65,14 +65,15 @@ class FlipFigures(Struct, frozen=True):
     Attributes:
         pixels: how many were compared.
         differ: how many differ.
-        agreement: the share that does not, in [0, 1].
+        agreement: the share that does not, ties aside, in [0, 1].
         band: how many of those that differ lie within three pixels of a border between the reference's labels.
         interior: how many do not.
         firm: how many the reference held by a margin that no logit error explains: the mask was made from the logits in
             another way.
-        margin_max: the largest margin (best logit less the second best, at the mask's size) of a pixel that differs; 0
-            where none does.
+        margin_max: the largest margin (the reference's best logit less that of the candidate's label, at the mask's size) of
+            a pixel that differs; 0 where none does.
         classes: how many of each reference label differ.
+        ties: how many of those that differ the reference held by no more than float32 rounds.
     """
 
     pixels: int
@@ -83,6 +84,7 @@ class FlipFigures(Struct, frozen=True):
     firm: int
     margin_max: float
     classes: tuple[int, ...]
+    ties: int = 0
 
 
 class ShapeParity(Struct, frozen=True):

@@ -57,11 +57,12 @@ class ShapeComparison:
         for index, error in enumerate(errors):
             theirs, ours = reference.mask[index], candidate.mask[index]
             flipped = theirs != ours
+            given = reference.logits[index]
             margin = None
             if flipped.any():
-                full = full_logits(reference.logits[index], theirs.shape, self._manifest)
-                margin = margins(full[:, flipped], self._manifest.postprocess.cutoff)
-            self._masks.add(theirs, ours, margin, explained(float(error), reference.logits[index], self._rounding))
+                full = full_logits(given, theirs.shape, self._manifest)
+                margin = leads(full[:, flipped], ours[flipped], self._manifest.postprocess.cutoff)
+            self._masks.add(theirs, ours, margin, explained(float(error), given, self._rounding), tie_width(given))
             badness.append(float(flipped.mean()) + min(float(error), 1.0))
         self._images += len(errors)
         return badness
@@ -103,14 +104,14 @@ class LabelComparison:
             The share of pixels that differ.
         """
         flipped = reference != candidate
-        margin, bound = None, 0.0
+        margin, bound, tie = None, 0.0, 0.0
         if flipped.any():
             given = logits()
             align = self._manifest.postprocess.align_corners
             full = resize_logits(given[None], *reference.shape, align_corners=align)[0]
-            margin = margins(full[:, flipped], self._manifest.postprocess.cutoff)
+            margin, tie = leads(full[:, flipped], candidate[flipped], self._manifest.postprocess.cutoff), tie_width(given)
             bound = explained(error or 0.0, given, self._rounding if error is not None else self._tolerance.logits_max_abs)
-        self._flips.add(reference, candidate, margin, bound)
+        self._flips.add(reference, candidate, margin, bound, tie)
         self._images += 1
         return float(flipped.mean())
 
@@ -147,6 +148,32 @@ def margins(logits: Logits, cutoff: float | None) -> NDArray[np.floating[Any]]:
         return np.full(logits.shape[1:], LARGEST)
     top = np.partition(logits, -2, axis=0)[-2:]
     return np.asarray(top[1] - top[0])
+
+
+def leads(logits: Logits, labels: NDArray[Any], cutoff: float | None) -> NDArray[np.floating[Any]]:
+    """By how much the reference held its label against the one that a candidate gave in its place.
+
+    The best logit less that of the candidate's label, not less the second best: where the best two are all but equal, a third
+    class is wrong all the same. A label that is no class is infinitely wrong.
+
+    Args:
+        logits: the reference's [K, M], at M pixels.
+        labels: the candidate's [M].
+        cutoff: see ``Postprocess.cutoff``.
+    """
+    classes = 2 if cutoff is not None else len(logits)
+    known = (labels >= 0) & (labels < classes)
+    if cutoff is not None:
+        lead = np.abs(logits[0] - cutoff)
+    else:
+        chosen = np.take_along_axis(logits, np.where(known, labels, 0).astype(np.int64)[None], axis=0)[0]
+        lead = logits.max(axis=0) - chosen
+    return np.where(known, lead, LARGEST)
+
+
+def tie_width(logits: Logits) -> float:
+    """Up to which lead the reference itself was undecided: what float32 rounds, of the largest logit."""
+    return explained(0.0, logits, RESIZE_ROUNDING["fp32"])
 
 
 def explained(error: float, logits: Logits, rounding: float) -> float:

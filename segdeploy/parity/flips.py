@@ -1,6 +1,8 @@
 """Pixels whose label is not the reference's: how many, where they lie, and whether logit errors explain them.
 
-A flip where the reference's two best logits were all but equal is no defect; one where the reference was sure is.
+A flip where the reference's two best logits were all but equal is no defect; one where the reference was sure is. Where they
+are equal to the last digits, as all over a picture of one colour, the reference's own label is chance: such a tie does not
+count against the share of labels that agree.
 """
 
 from __future__ import annotations
@@ -23,19 +25,26 @@ class FlipCount:
 
     def __init__(self, classes: int) -> None:
         self._classes = np.zeros(classes, np.int64)
-        self._pixels = self._differ = self._band = self._firm = 0
+        self._pixels = self._differ = self._ties = self._band = self._firm = 0
         self._margin = 0.0
 
     def add(
-        self, reference: NDArray[Any], candidate: NDArray[Any], margin: NDArray[np.floating[Any]] | None, error: float
+        self,
+        reference: NDArray[Any],
+        candidate: NDArray[Any],
+        margin: NDArray[np.floating[Any]] | None,
+        error: float,
+        tie: float = 0.0,
     ) -> None:
         """Count one image.
 
         Args:
             reference: labels [H, W].
             candidate: labels [H, W].
-            margin: of the reference at the pixels that differ, in the order of ``numpy.nonzero``; None where none does.
+            margin: by how much the reference held its label against the candidate's, at the pixels that differ, in the
+                order of ``numpy.nonzero``; None where none does.
             error: the largest logit difference of this image.
+            tie: up to which margin nobody can tell the two labels apart.
         """
         flipped = reference != candidate
         self._pixels += flipped.size
@@ -43,6 +52,7 @@ class FlipCount:
             return
         margin = np.where(np.isfinite(margin), margin, LARGEST).astype(np.float64)
         self._differ += int(flipped.sum())
+        self._ties += int((margin <= tie).sum())
         self._band += int((flipped & border_band(reference)).sum())
         self._firm += int((margin > 2 * error).sum())
         self._margin = max(self._margin, float(margin.max()))
@@ -53,7 +63,8 @@ class FlipCount:
         return FlipFigures(
             pixels=self._pixels,
             differ=self._differ,
-            agreement=1 - self._differ / self._pixels,
+            ties=self._ties,
+            agreement=1 - (self._differ - self._ties) / self._pixels,
             band=self._band,
             interior=self._differ - self._band,
             firm=self._firm,

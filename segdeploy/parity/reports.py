@@ -113,9 +113,10 @@ def describe_flips(flips: FlipFigures) -> str:
     """Labels that differ, in words."""
     if not flips.differ:
         return "all labels agree"
+    tied = f", {flips.ties} ties" if flips.ties else ""
     return (
         f"{flips.differ} of {flips.pixels:,} labels differ ({flips.band} at borders, {flips.interior} inside, "
-        f"{flips.firm} where the reference was sure; margin up to {flips.margin_max:.1e})"
+        f"{flips.firm} where the reference was sure{tied}; margin up to {flips.margin_max:.1e})"
     )
 
 

@@ -128,11 +128,56 @@ def test_one_confident_pixel_that_flips_fails(four):
         assert result.masks.margin_max == pytest.approx(float(margin[y, x]), abs=1e-5)
 
 
-def test_too_many_flips_fail(outputs, compare):
-    """Below the least agreement the verdict is no, whatever the margins are."""
-    mask = (outputs.mask + 1) % 4
-    flat = Outputs(outputs.mask, np.zeros_like(outputs.logits))
-    assert compare(flat, Outputs(mask.astype(np.uint8), flat.logits)).verdict == "failed"
+def test_a_third_class_at_a_border_fails(four):
+    """Where two classes are all but equal either may win, but not a third one: one pixel is enough."""
+    logits = np.zeros((1, 4, 32, 48), np.float32)
+    logits[0, 0], logits[0, 1], logits[0, 2] = 5.0, 5.0 - 1e-6, -5.0
+    mask = np.zeros((1, *SHAPE[1:]), np.uint8)
+    for label, verdict in ((1, "passed"), (2, "failed"), (7, "failed")):
+        flipped = mask.copy()
+        flipped[0, 3, 4] = label
+        comparison = ShapeComparison((1, *SHAPE[1:]), TOLERANCE, four)
+        comparison.add(Outputs(mask, logits), Outputs(flipped, logits))
+        assert comparison.result().verdict == verdict
+
+
+def test_a_picture_of_one_colour_that_is_a_tie(four):
+    """Two classes that are equal everywhere: which of them wins is chance all over the picture, and no defect; a third is."""
+    logits = np.zeros((1, 4, 32, 48), np.float32)
+    logits[0, 1:3] = 3.0
+    mask = np.ones((1, *SHAPE[1:]), np.uint8)
+    for label, verdict in ((2, "passed"), (0, "failed")):
+        comparison = ShapeComparison((1, *SHAPE[1:]), TOLERANCE, four)
+        comparison.add(Outputs(mask, logits), Outputs(np.full_like(mask, label), logits))
+        result = comparison.result()
+        assert result.verdict == verdict
+        assert result.masks.differ == mask.size
+        assert result.masks.agreement == (1 if label == 2 else 0)
+
+
+def test_a_binary_head_that_is_a_tie(make_manifest):
+    """At its very cutoff a pixel may go either way."""
+    manifest = make_manifest(classes=("ground", "thing"))
+    post = msgspec.structs.replace(manifest.postprocess, reduce="threshold", threshold=0.5)
+    manifest = msgspec.structs.replace(manifest, postprocess=post)
+    mask = np.zeros((1, 8, 8), np.uint8)
+    for logit, verdict in ((0.0, "passed"), (1.0, "failed")):
+        comparison = ShapeComparison((1, 8, 8), TOLERANCE, manifest)
+        logits = np.full((1, 1, 8, 8), logit, np.float32)
+        comparison.add(Outputs(mask, logits), Outputs(mask + np.uint8(1), logits))
+        assert comparison.result().verdict == verdict
+
+
+def test_too_many_flips_fail(compare):
+    """Below the least agreement the verdict is no, though the error of the logits explains each flip."""
+    logits = np.zeros((SHAPE[0], 4, 8, 12), np.float32)
+    logits[:, 0] = 1.5e-4
+    moved = logits.copy()
+    moved[:, 0] -= 9e-5
+    mask = np.zeros(SHAPE, np.uint8)
+    result = compare(Outputs(mask, logits), Outputs(mask + np.uint8(1), moved))
+    assert (result.verdict, result.masks.firm, result.masks.ties) == ("failed", 0, 0)
+    assert "labels agree" in result.reason
 
 
 def test_batches_add_up(outputs, four):
