@@ -7,7 +7,7 @@ head's output, K classes.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -19,6 +19,11 @@ SCHEMA = 1
 
 Format: TypeAlias = Literal["eager", "torchscript", "pt2", "onnx", "tensorrt"]
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+# The names of all backends, in the order of tables. Each has a file in runtime/backends/; all but eager, the checkpoint as it
+# is, are formats that can be exported, and have one in export/ too.
+BACKENDS: tuple[Format, ...] = get_args(Format)
+FORMATS: tuple[Format, ...] = tuple(name for name in BACKENDS if name != "eager")
 
 
 class FileEntry(Struct, frozen=True):

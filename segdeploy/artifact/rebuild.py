@@ -31,7 +31,7 @@ def export_command(manifest: Manifest, to: str, targets: Sequence[str] = ()) -> 
             words += ["--profile", profile_text(profile)]
         step = max((axis.step for axis in manifest.input.shape if isinstance(axis, Bounds)), default=1)
         words += ["--multiple", str(step)] if step > 1 else []
-        if to == "tensorrt":
+        if to == manifest.format:  # how an engine is compiled says nothing to another format
             words += ["--typing", "weak"] if manifest.engine.typing == "weak" else []
             limit = manifest.engine.workspace_bytes
             words += ["--workspace", str(limit >> 20)] if limit is not None else []

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import metadata
 
-_PACKAGES = (
-    "segdeploy",
-    "torch",
-    "onedl-mmsegmentation",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "tensorrt",
-    "tensorrt-rtx-cu13",
-    "numpy",
-    "opencv-python-headless",
-)
+# What has a part in every figure. What runs the model is named by its backend.
+_COMMON = ("segdeploy", "torch", "onedl-mmsegmentation", "numpy", "opencv-python-headless")
 
 
-def installed_versions() -> dict[str, str]:
-    """Version of each installed distribution that has a part in what a model says."""
-    return {name: version for name in _PACKAGES if (version := version_of(name))}
+def installed_versions(packages: Iterable[str] = ()) -> dict[str, str]:
+    """Version of each installed distribution that has a part in what a model says.
+
+    Args:
+        packages: distributions beside those that always have.
+    """
+    return {name: version for name in dict.fromkeys([*_COMMON, *packages]) if (version := version_of(name))}
 
 
 def version_of(package: str) -> str | None:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segdeploy.artifact.folder import Artifact
+from segdeploy.artifact.manifest import BACKENDS
 from segdeploy.base.errors import BackendError, InputError, SegdeployError
 from segdeploy.base.files import sha256_file
 from segdeploy.bench.run import Candidate, Missing
 from segdeploy.images.dataset import Sample, find_samples
-from segdeploy.runtime.open import BACKENDS, eager_artifact, unknown_backend
+from segdeploy.runtime.backend import find_backend
+from segdeploy.runtime.open import eager_artifact
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,7 @@ def choose_candidates(
         CheckpointError: the named checkpoint cannot be loaded.
     """
     for name in backends:
-        if name not in BACKENDS:
-            raise unknown_backend(name)
+        find_backend(name)
         if name != "eager" and not any(one.manifest.format == name for one in artifacts):
             raise BackendError(
                 expected=f"an exported artifact of the backend '{name}'",

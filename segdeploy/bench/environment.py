@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from segdeploy.base.versions import installed_versions
+from segdeploy.base.machine import cpu_model, usable_cpus
 from segdeploy.bench.result import Environment, Load
-from segdeploy.runtime.open import usable_cpus
+from segdeploy.runtime.backend import running_versions
 
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _NVIDIA_SMI_TIMEOUT_S = 20
@@ -22,14 +22,14 @@ _NVIDIA_SMI_TIMEOUT_S = 20
 def read_environment() -> Environment:
     """Look at the machine as it is now; what is only known after the run is left open in ``load``."""
     return Environment(
-        cpu=_cpu_model(),
+        cpu=cpu_model(),
         cpus=usable_cpus(),
         memory_bytes=_memory_bytes(),
         governor=_first_line(_GOVERNOR),
         gpus=_gpus(),
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
-        packages=installed_versions(),
+        packages=running_versions(),
         load=Load(before=load_average(), after=None, other_cpus=None, cpus=os.cpu_count()),
     )
 
@@ -73,14 +73,6 @@ class OtherLoad:
             return None
         tick = os.sysconf("SC_CLK_TCK")
         return time.monotonic(), busy / tick, own / tick
-
-
-def _cpu_model() -> str:
-    with suppress(OSError):
-        for text in Path("/proc/cpuinfo").read_text().splitlines():
-            if text.startswith("model name"):
-                return text.partition(":")[2].strip()
-    return platform.processor() or platform.machine() or "unknown"
 
 
 def _memory_bytes() -> int | None:

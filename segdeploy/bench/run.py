@@ -12,6 +12,7 @@ import msgspec
 
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Axis, Bounds, Format, Precision
+from segdeploy.base.machine import compute_threads
 from segdeploy.base.progress import progress_bar
 from segdeploy.bench.environment import OtherLoad, load_average, read_environment
 from segdeploy.bench.latency import Series, interleave
@@ -29,7 +30,6 @@ from segdeploy.bench.result import (
     row_parity,
 )
 from segdeploy.images.dataset import Sample
-from segdeploy.runtime.open import usable_cpus
 
 _KEPT_PREDICTIONS = 3
 _NO_DATA = "no data set: pass --data DIR"
@@ -102,7 +102,7 @@ def bench(
         on_predictions: given the first predictions of every artifact that was evaluated.
     """
     started = datetime.now().astimezone().isoformat(timespec="seconds")
-    settings = msgspec.structs.replace(settings, threads=settings.threads or usable_cpus())
+    settings = msgspec.structs.replace(settings, threads=settings.threads or compute_threads())
     environment = read_environment()
     chosen = list(samples[: settings.limit])
     rows: list[BenchRow] = []

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from segdeploy.artifact.manifest import BACKENDS
 from segdeploy.cli.options import (
     checkpoint_option,
     config_option,
     device_option,
     json_option,
+    one_of,
     threads_option,
     typed_command,
     write_json,
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.command("bench")
 @click.argument("artifacts", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--backend", "backends", multiple=True, metavar="NAME", help="Only eager, torchscript, pt2, onnx or tensorrt.")
+@click.option("--backend", "backends", multiple=True, metavar="NAME", help=f"Only {one_of(BACKENDS)}.")
 @click.option("--data", type=click.Path(path_type=Path), help="The data set; by default the one in the model's config.")
 @click.option("--split", default="val", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), help="mIoU on the first images only.")

@@ -32,7 +32,7 @@ def command(
     Example: segdeploy data check upernet_r18_camvid_192x256_50e --data-root data/camvid --plot classes.png
     """  # noqa: D301  the backslash is click's: it keeps the line as it is
     from segdeploy.base.errors import InputError
-    from segdeploy.runtime.open import usable_cpus
+    from segdeploy.base.machine import usable_cpus
     from segdeploy.training.check import check
     from segdeploy.training.check_plot import check_plot_path, plot_frequencies
     from segdeploy.training.splits import find_dataset

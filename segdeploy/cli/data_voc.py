@@ -29,7 +29,7 @@ def command(root: Path, sbd: bool, archives: tuple[Path, ...], subset: bool, wor
     What is there already is not done again: an archive in ROOT, the unpacked VOCdevkit/VOC2012 and benchmark_RELEASE/dataset,
     label maps of an interrupted run.
     """
-    from segdeploy.runtime.open import usable_cpus
+    from segdeploy.base.machine import usable_cpus
     from segdeploy.training.voc import WHOLE, prepare_voc
 
     say = partial(click.echo, err=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from segdeploy.cli.options import checked_name, config_option, repeatable_command, typed_command, warn_of_random_weights
+from segdeploy.artifact.manifest import FORMATS, PRECISIONS
+from segdeploy.cli.options import checked_name, config_option, one_of, repeatable_command, typed_command, warn_of_random_weights
 
 # Enough for a decision on mIoU where nothing flips; segdeploy verify takes more.
 _VERIFY_IMAGES = 16
@@ -16,7 +17,7 @@ _NO_DIFFERENCE = ("out", "verify", "images")
 
 @click.command("export")
 @click.argument("target", required=False, type=click.Path(path_type=Path))
-@click.option("--to", "formats", required=True, multiple=True, help="torchscript, pt2, onnx or tensorrt; may be repeated.")
+@click.option("--to", "formats", required=True, multiple=True, help=f"{one_of(FORMATS)}; may be repeated.")
 @click.option("--shape", metavar="HxW", help="A fixed input size. Without it N, H and W are dynamic.")
 @click.option("--min-shape", metavar="HxW", help="The smallest input size.")
 @click.option("--opt-shape", metavar="HxW", help="The size to optimise for; the training crop by default.")
@@ -49,7 +50,7 @@ _NO_DIFFERENCE = ("out", "verify", "images")
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="TensorRT: by default a file in the user's cache folder.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
     help="Of the arithmetic, in the ONNX graph. Input and outputs stay as they are.",
@@ -113,9 +114,10 @@ def command(
     """
     from segdeploy.base.errors import InputError
     from segdeploy.cli.defaults import newest_checkpoint
-    from segdeploy.cli.inspect import describe_engine, describe_quantization
+    from segdeploy.cli.inspect import describe_quantization
     from segdeploy.cli.verify import choose_inputs, gate, show_verdicts
-    from segdeploy.export.export import check_build, check_precision, export_model, exporter
+    from segdeploy.export.export import export_model
+    from segdeploy.export.exporter import check_export
     from segdeploy.export.options import Calibration, Options
     from segdeploy.export.shapes import choose_shapes
     from segdeploy.models.checkpoint import load_checkpoint
@@ -133,10 +135,7 @@ def command(
         precision=precision,  # type: ignore[arg-type]  # click.Choice holds it
         calibration=Calibration(calib, data, calib_images, max_miou_drop, keep),
     )
-    for fmt in formats:
-        exporter(fmt)  # an unknown name or a missing package is said before any work
-        check_precision(fmt, precision)
-        check_build(fmt, options)
+    exporters = [check_export(fmt, options) for fmt in formats]  # what cannot be made is said before any work
     if random_weights:
         if target is None:
             raise InputError(expected="a config as TARGET with --random-weights", got="none", fix="name one")
@@ -149,10 +148,11 @@ def command(
             raise InputError(expected="a checkpoint as TARGET", got=f"the config '{path}'", fix=fix)
         checkpoint = load_checkpoint(path, config)
     verdicts = []
-    for fmt in formats:
+    for exporter in exporters:
+        fmt = exporter.name
         shapes = choose_shapes(
             crop_size(checkpoint.config),
-            tensorrt=fmt == "tensorrt",
+            limits=exporter.limits,
             static=shape,
             smallest=min_shape,
             best=opt_shape,
@@ -168,7 +168,7 @@ def command(
         artifact = export_model(checkpoint, fmt, folder, name=called, shapes=shapes, options=options, command=again)
         size_mb = artifact.manifest.files[0].bytes / 1e6
         click.echo(f"{artifact.folder}  {size_mb:.1f} MB  {_describe(artifact.manifest.input.shape)}")
-        for line in [*describe_quantization(artifact.manifest), *describe_engine(artifact.manifest)]:
+        for line in [*describe_quantization(artifact.manifest), *exporter.tell(artifact.manifest)]:
             click.echo(f"  {line}")
         if verify:
             inputs = choose_inputs(artifact.manifest, None, "val", images, _VERIFY_IMAGES)

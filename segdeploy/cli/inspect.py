@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="The manifest itself.")
 def command(artifact: Path, as_json: bool) -> None:
     """Show what ARTIFACT is, where it came from, and what was proven of it. Its files' hashes are checked."""
+    import msgspec
+
     from segdeploy.artifact.folder import open_artifact
     from segdeploy.artifact.manifest import Bounds, encode_manifest
     from segdeploy.parity.reports import figures, told_divergence
@@ -32,11 +34,9 @@ def command(artifact: Path, as_json: bool) -> None:
     lineage, tools, parity = manifest.lineage, manifest.toolchain, manifest.parity
     shape = ", ".join(f"{letter} {axis(value)}" for letter, value in zip("NHWC", manifest.input.shape, strict=True))
     versions = {
-        "segdeploy": tools.segdeploy,
-        "python": tools.python,
-        "torch": tools.torch,
-        "onnx": tools.onnx,
-        tools.tensorrt_flavour or "tensorrt": tools.tensorrt,
+        (tools.tensorrt_flavour or name) if name == "tensorrt" else name: version
+        for name, version in msgspec.structs.asdict(tools).items()
+        if name != "tensorrt_flavour"
     }
     facts = {
         "name": opened.name,
@@ -55,7 +55,7 @@ def command(artifact: Path, as_json: bool) -> None:
         "parity": ("never verified" if parity is None else parity.verdict)
         + (" (was packed without a passed verdict)" if manifest.packed_unverified else ""),
     }
-    more_of = {"precision": describe_quantization(manifest), "target": describe_engine(manifest)}
+    more_of = {"precision": describe_quantization(manifest), "target": _told_by_format(manifest)}
     width = max(map(len, facts))
     for name, value in facts.items():
         first, *more = [value, *more_of.get(name, [])]
@@ -94,16 +94,8 @@ def describe_quantization(manifest: Manifest) -> list[str]:
     return lines + [f"kept in fp32: {layer.name} ({layer.op}): {layer.reason}" for layer in made.kept]
 
 
-def describe_engine(manifest: Manifest) -> list[str]:
-    """How a TensorRT engine was compiled, for which shapes, and the line that compiles it with NVIDIA's tool; nothing else."""
-    from segdeploy.artifact.engine import profile_text, trtexec_command
+def _told_by_format(manifest: Manifest) -> list[str]:
+    from segdeploy.artifact.manifest import FORMATS
+    from segdeploy.export.exporter import find_exporter
 
-    engine, tools = manifest.engine, manifest.toolchain
-    if engine is None:
-        return []
-    limit = f", workspace {engine.workspace_bytes >> 20} MiB" if engine.workspace_bytes is not None else ""
-    return [
-        f"{tools.tensorrt_flavour} {tools.tensorrt}, {engine.typing}ly typed{limit}",
-        *(f"profile {index}: {profile_text(profile)}" for index, profile in enumerate(engine.profiles)),
-        f"the same with NVIDIA's tool, in this folder: {trtexec_command(manifest)}",
-    ]
+    return find_exporter(manifest.format).tell(manifest) if manifest.format in FORMATS else []

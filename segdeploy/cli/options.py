@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,11 @@ checkpoint_option = click.option(
     help="The original; by default the one that the artifact remembers.",
 )
 json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here too.")
+
+
+def one_of(names: Sequence[str]) -> str:
+    """For a help text: ``a, b or c``."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def checked_name(name: str | None) -> str | None:

@@ -28,14 +28,15 @@ def command(names: tuple[str, ...], formats: str, out: Path, markdown_path: Path
     """
     from segdeploy.base.files import write_file
     from segdeploy.cli.options import typed_command
-    from segdeploy.export.export import exporter
+    from segdeploy.export.exporter import check_export
+    from segdeploy.export.options import Options
     from segdeploy.zoo.process import Limits
     from segdeploy.zoo.run import choose_configs, run_zoo
     from segdeploy.zoo.table import cells, columns, markdown, summary
 
     chosen = tuple(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
     for name in chosen:
-        exporter(name)  # an unknown name or a missing package is said before any work
+        check_export(name, Options())  # an unknown name or a missing package is said before any work
     configs = choose_configs(names)
     report = run_zoo(configs, chosen, out, Limits(timeout, memory << 20), again=bool(names), command=typed_command(), seen=_say)
     print_table("Architectures", columns(report), [cells(report, entry) for entry in report.entries], right=2)

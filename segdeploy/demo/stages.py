@@ -124,12 +124,13 @@ def train(places: Places) -> Trained:
 def export(places: Places, trained: Trained, fmt: str) -> str:
     """Export to one format; the artifact's folder."""
     from segdeploy.export.export import export_model
+    from segdeploy.export.exporter import find_exporter
     from segdeploy.export.shapes import choose_shapes
     from segdeploy.models.checkpoint import load_checkpoint
     from segdeploy.models.describe import crop_size
 
     checkpoint = load_checkpoint(Path(trained.checkpoint))
-    shapes = choose_shapes(crop_size(checkpoint.config), tensorrt=fmt == "tensorrt")
+    shapes = choose_shapes(crop_size(checkpoint.config), limits=find_exporter(fmt).limits)
     artifact = export_model(checkpoint, fmt, places.artifact(fmt), name=CONFIG, shapes=shapes)
     return str(artifact.folder)
 

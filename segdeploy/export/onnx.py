@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import onnx
-import onnxscript  # noqa: F401  the exporter imports it late; it should be missed early
-import torch
 
 from segdeploy.artifact.manifest import Bounds, Manifest
 from segdeploy.base.errors import ExportError
 from segdeploy.base.versions import version_of
-from segdeploy.export.capture import dynamic_axes, example_input, export_error, quiet
-from segdeploy.export.graph import DeployGraph
-from segdeploy.export.onnx_names import name_nodes
+from segdeploy.export.exporter import Exporter, check_quantizer
 from segdeploy.export.options import Options
+
+if TYPE_CHECKING:
+    from segdeploy.export.graph import DeployGraph
 
 _OPSETS = range(18, 24)
 # protobuf's own limit of one message; a larger model keeps its weights beside it.
@@ -40,7 +38,7 @@ def write_onnx(graph: DeployGraph, manifest: Manifest, folder: Path, options: Op
         )
     path = folder / "model.onnx"
     _export_fp32(graph, manifest, path, options.opset)
-    toolchain = msgspec.structs.replace(manifest.toolchain, onnx=onnx.__version__, onnxruntime=version_of("onnxruntime"))
+    toolchain = msgspec.structs.replace(manifest.toolchain, onnx=version_of("onnx"), onnxruntime=version_of("onnxruntime"))
     manifest = msgspec.structs.replace(manifest, toolchain=toolchain)
     if manifest.precision == "fp32":
         return manifest
@@ -50,6 +48,12 @@ def write_onnx(graph: DeployGraph, manifest: Manifest, folder: Path, options: Op
 
 
 def _export_fp32(graph: DeployGraph, manifest: Manifest, path: Path, opset: int) -> None:
+    import onnx
+    import torch
+
+    from segdeploy.export.capture import dynamic_axes, example_input, export_error, quiet
+    from segdeploy.export.onnx_names import name_nodes
+
     weights_bytes = sum(t.numel() * t.element_size() for t in graph.state_dict().values())
     try:
         with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
@@ -97,3 +101,14 @@ def _facts(manifest: Manifest) -> dict[str, str]:
     }
     command = manifest.lineage.command
     return facts if command is None else {**facts, "segdeploy.command": command}
+
+
+EXPORTER = Exporter(
+    name="onnx",
+    title="ONNX",
+    modules=("torch", "mmseg", "onnx", "onnxscript"),
+    packages=("onnx", "onnxscript"),
+    precisions=("fp32", "fp16", "int8"),
+    write=write_onnx,
+    check=check_quantizer,
+)

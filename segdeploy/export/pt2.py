@@ -8,35 +8,38 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import torch
-from torch._dynamo.exc import UserError
-from torch._inductor import aoti_compile_and_package, aoti_load_package
-from torch._inductor.cpu_vec_isa import pick_vec_isa
-from torch._ops import OpOverload
 
 from segdeploy.artifact.axes import bounds
 from segdeploy.artifact.manifest import Bounds, Manifest, Target
+from segdeploy.base.capability import Capability, import_problem, named_versions
 from segdeploy.base.errors import BackendError, ExportError
-from segdeploy.export.capture import dynamic_axes, example_input, export_error, quiet, refuse_custom_ops
-from segdeploy.export.graph import DeployGraph
+from segdeploy.base.machine import Gpu
+from segdeploy.export.exporter import Exporter
 from segdeploy.export.options import Options
 from segdeploy.parity.tolerance import TOLERANCES
 from segdeploy.runtime.backends.torch_device import compute_capability, cpp_compiler
+
+if TYPE_CHECKING:
+    import torch
+    from torch._dynamo.exc import UserError
+
+    from segdeploy.export.graph import DeployGraph
 
 _DEVICES = ("cpu", "cuda")
 _NO_VECTORS = "INVALID_VEC_ISA"  # AOTInductor's name for plain code
 
 
-def check_compiler() -> None:
+def check_compiler(options: Options) -> None:
     """Say before any work that there is no C++ compiler.
 
     Raises:
         BackendError: there is none.
     """
+    del options
     if cpp_compiler() is None:
         raise BackendError(
             expected="a C++ compiler, which AOTInductor needs to make a .pt2 package",
@@ -52,6 +55,11 @@ def write_pt2(graph: DeployGraph, manifest: Manifest, folder: Path, options: Opt
         BackendError: the device that it is made for is unknown or not here.
         ExportError: the model cannot be captured or compiled.
     """
+    import torch
+    from torch._inductor import aoti_compile_and_package, aoti_load_package
+
+    from segdeploy.export.capture import example_input, export_error, quiet, refuse_custom_ops
+
     device = _device(options.targets)
     path = folder / "model.pt2"
     expected = f"a model that torch {torch.__version__} can compile ahead of time"
@@ -79,6 +87,8 @@ def write_pt2(graph: DeployGraph, manifest: Manifest, folder: Path, options: Opt
 
 
 def _device(targets: tuple[str, ...]) -> str:
+    import torch
+
     wanted = targets or ("cpu",)
     if len(wanted) != 1 or wanted[0] not in _DEVICES:
         raise BackendError(
@@ -99,6 +109,11 @@ def _captured(graph: DeployGraph, image: torch.Tensor, manifest: Manifest) -> tu
     It asks of many sizes whether they are 1, to choose an order in memory or to broadcast, and takes the answer for a
     demand: of 32 pixels a stride of 32 leaves one, so that it wants 33. The values are the same either way.
     """
+    import torch
+    from torch._dynamo.exc import UserError
+
+    from segdeploy.export.capture import dynamic_axes
+
     shapes: Any = {"image": dynamic_axes(graph, manifest)}
     narrowed = False
     try:
@@ -113,6 +128,8 @@ def _captured(graph: DeployGraph, image: torch.Tensor, manifest: Manifest) -> tu
 
 def _refined(error: UserError, shapes: Any) -> Any:
     """The ranges that torch.export proposes; where it proposes none, what it found wrong is raised again."""
+    import torch
+
     try:
         return torch.export.dynamic_shapes.refine_dynamic_shapes_from_suggested_fixes(error.msg, shapes)
     except Exception:  # noqa: BLE001  it looks for the proposals in the text, and fails in many ways where there are none
@@ -135,6 +152,8 @@ def _check_free(program: Any, manifest: Manifest) -> None:
 
 
 def _settings() -> dict[str, Any]:
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
     settings: dict[str, Any] = {
         "freezing": True,  # folds batch norm, and packs the weights as oneDNN wants them
         "cpp.dynamic_threads": True,  # else the number of threads of this process is compiled in
@@ -149,6 +168,8 @@ def _settings() -> dict[str, Any]:
 
 def _check_smallest(graph: DeployGraph, package: Any, manifest: Manifest, device: str) -> None:
     """The package at the smallest shape, which torch.export was not told of."""
+    import torch
+
     shape = tuple(bounds(axis)[0] for axis in manifest.input.shape)
     image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)).to(device)
     expected, got = graph(image)[1], package(image)[1]
@@ -163,4 +184,30 @@ def _check_smallest(graph: DeployGraph, package: Any, manifest: Manifest, device
 
 
 def _is_operator(node: Any) -> bool:
+    from torch._ops import OpOverload
+
     return node.op == "call_function" and isinstance(node.target, OpOverload)
+
+
+def _examine(gpu: Gpu | None) -> Capability:
+    del gpu  # a package for the CPU is made on any machine
+    purpose = "export PT2 (AOTInductor)"
+    problem = import_problem("torch") or import_problem("mmseg")
+    if problem:
+        return Capability(purpose, works=False, found=problem, remedy="pip install 'segdeploy[export]'")
+    compiler = cpp_compiler()
+    if compiler is None:
+        return Capability(purpose, works=False, found="no C++ compiler", remedy="apt-get install g++, or name one in CXX")
+    return Capability(purpose, works=True, found=f"{named_versions(('torch',))}, {compiler}")
+
+
+EXPORTER = Exporter(
+    name="pt2",
+    title="PT2",
+    modules=("torch", "mmseg"),
+    packages=("torch",),
+    precisions=("fp32",),
+    write=write_pt2,
+    check=check_compiler,
+    examine=_examine,
+)

@@ -10,11 +10,22 @@ from segdeploy.artifact.manifest import Axis, Bounds, Profile
 from segdeploy.base.errors import InputError
 
 _DEFAULT_SMALLEST_SIDE = 32
-_DEFAULT_LARGEST_SIDE = 2048
-_DEFAULT_LARGEST_BATCH = 16
-# TensorRT reserves memory for the largest shape of its profile and tunes for `opt`: a range without need costs both.
-_TENSORRT_LARGEST_SIDE = 1024
-_TENSORRT_LARGEST_BATCH = 4
+
+
+@dataclass(frozen=True)
+class ShapeLimits:
+    """How far the dynamic axes of a format reach where the user does not say.
+
+    Attributes:
+        side: the largest H and W in pixels.
+        batch: the largest N.
+    """
+
+    side: int = 2048
+    batch: int = 16
+
+
+DEFAULT_LIMITS = ShapeLimits()
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ def example_shape(axes: tuple[Axis, ...], beyond: int = 0) -> tuple[int, int, in
 def choose_shapes(
     crop: tuple[int, int],
     *,
-    tensorrt: bool,
+    limits: ShapeLimits = DEFAULT_LIMITS,
     static: str | None = None,
     smallest: str | None = None,
     best: str | None = None,
@@ -87,7 +98,7 @@ def choose_shapes(
 
     Args:
         crop: (H, W) that the model was trained at.
-        tensorrt: take TensorRT's narrower defaults.
+        limits: the format's own.
         static: ``HxW`` for a fixed size.
         smallest: ``HxW``.
         best: ``HxW`` to optimise for.
@@ -107,7 +118,7 @@ def choose_shapes(
         raise InputError(
             expected="--profile alone", got="--shape, --min-shape, --opt-shape or --max-shape too", fix="leave one of them out"
         )
-    images = _batch(batch, _TENSORRT_LARGEST_BATCH if tensorrt else _DEFAULT_LARGEST_BATCH)
+    images = _batch(batch, limits.batch)
     if profiles:
         return _span([_profile(text, images, multiple) for text in profiles], multiple)
     if static:
@@ -118,9 +129,12 @@ def choose_shapes(
         return -(-side // multiple) * multiple
 
     opt = parse_size(best, "--opt-shape") if best else (default(crop[0]), default(crop[1]))
-    limit = _TENSORRT_LARGEST_SIDE if tensorrt else _DEFAULT_LARGEST_SIDE
     low = parse_size(smallest, "--min-shape") if smallest else (default(_DEFAULT_SMALLEST_SIDE),) * 2
-    high = parse_size(largest, "--max-shape") if largest else (default(max(limit, opt[0])), default(max(limit, opt[1])))
+    high = (
+        parse_size(largest, "--max-shape")
+        if largest
+        else (default(max(limits.side, opt[0])), default(max(limits.side, opt[1])))
+    )
     return Shapes(images, *(_axis(*sides, multiple) for sides in zip(low, opt, high, strict=True)))
 
 

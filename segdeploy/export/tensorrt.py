@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from segdeploy.artifact.engine import ONNX_NAME
+from segdeploy.artifact.engine import ONNX_NAME, profile_text, trtexec_command
 from segdeploy.artifact.manifest import Engine, Manifest, Target
+from segdeploy.base.capability import Capability, import_problem
 from segdeploy.base.errors import BackendError, ExportError
 from segdeploy.base.files import sha256_file
+from segdeploy.base.machine import Gpu, local_gpu
 from segdeploy.base.progress import progress_bar
-from segdeploy.export.graph import DeployGraph
+from segdeploy.export.exporter import Exporter, check_quantizer
 from segdeploy.export.onnx import write_onnx
 from segdeploy.export.options import Options
+from segdeploy.export.shapes import ShapeLimits, Shapes
 from segdeploy.export.timing_cache import check_cache, default_cache, timing_cache
-from segdeploy.runtime.backends.tensorrt_flavour import Flavour, Gpu, import_tensorrt, known_targets, local_gpu, messages
+from segdeploy.runtime.backends.tensorrt_flavour import Flavour, import_tensorrt, known_targets, messages
+
+if TYPE_CHECKING:
+    from segdeploy.export.graph import DeployGraph
 
 # Where there is no GPU and none was named: Ada, as in the L4 and L40S that inference servers rent out.
 DEFAULT_TARGET = "sm89"
@@ -230,3 +237,50 @@ def _progress(trt: Any, config: Any) -> Iterator[None]:
         finally:
             if monitor.interrupted:
                 raise KeyboardInterrupt
+
+
+def _check(options: Options) -> None:
+    check_quantizer(options)
+    plan_build(options)
+
+
+def _plan(manifest: Manifest, shapes: Shapes, options: Options) -> Manifest:
+    engine = Engine(profiles=shapes.profiles, typing=options.typing, workspace_bytes=options.workspace_bytes)
+    return msgspec.structs.replace(manifest, engine=engine)
+
+
+def _tell(manifest: Manifest) -> list[str]:
+    """How the engine was compiled, for which shapes, and the line that compiles it with NVIDIA's tool."""
+    engine, tools = manifest.engine, manifest.toolchain
+    if engine is None:
+        return []
+    limit = f", workspace {engine.workspace_bytes >> 20} MiB" if engine.workspace_bytes is not None else ""
+    return [
+        f"{tools.tensorrt_flavour} {tools.tensorrt}, {engine.typing}ly typed{limit}",
+        *(f"profile {index}: {profile_text(profile)}" for index, profile in enumerate(engine.profiles)),
+        f"the same with NVIDIA's tool, in this folder: {trtexec_command(manifest)}",
+    ]
+
+
+def _examine(gpu: Gpu | None) -> Capability:
+    problems = {name: import_problem(name) for name in ("tensorrt", "tensorrt_rtx")}
+    usable = [f"{name} {importlib.import_module(name).__version__}" for name, problem in problems.items() if not problem]
+    works = not problems["tensorrt_rtx"] or (bool(usable) and gpu is not None)
+    remedy = "" if works else "pip install 'segdeploy[tensorrt-rtx]' (compiles without a GPU)"
+    return Capability("export TensorRT", works, ", ".join(usable) or problems["tensorrt_rtx"], remedy)
+
+
+EXPORTER = Exporter(
+    name="tensorrt",
+    title="TensorRT",
+    modules=("torch", "mmseg", "onnx", "onnxscript"),
+    packages=("tensorrt", "tensorrt-rtx-cu13"),
+    precisions=("fp32", "fp16", "int8"),
+    write=write_tensorrt,
+    # It reserves memory for the largest shape of its profile and tunes for `opt`: a range without need costs both.
+    limits=ShapeLimits(side=1024, batch=4),
+    check=_check,
+    plan=_plan,
+    tell=_tell,
+    examine=_examine,
+)

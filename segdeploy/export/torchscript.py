@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.base.errors import ExportError
-from segdeploy.export.capture import example_input, refuse_custom_ops
-from segdeploy.export.graph import DeployGraph
+from segdeploy.export.exporter import Exporter
 from segdeploy.export.options import Options
+
+if TYPE_CHECKING:
+    from segdeploy.export.graph import DeployGraph
 
 
 def write_torchscript(graph: DeployGraph, manifest: Manifest, folder: Path, options: Options) -> Manifest:  # noqa: ARG001
@@ -20,6 +21,10 @@ def write_torchscript(graph: DeployGraph, manifest: Manifest, folder: Path, opti
     Raises:
         ExportError: the model cannot be traced, or has custom operators.
     """
+    import torch
+
+    from segdeploy.export.capture import example_input, refuse_custom_ops
+
     try:
         # Tracing warns of torch.jit's deprecation and of every Python number; what counts is held by the parity check.
         with torch.no_grad(), warnings.catch_warnings():
@@ -34,3 +39,13 @@ def write_torchscript(graph: DeployGraph, manifest: Manifest, folder: Path, opti
             fix="export to onnx instead",
         ) from error
     return manifest
+
+
+EXPORTER = Exporter(
+    name="torchscript",
+    title="TorchScript",
+    modules=("torch", "mmseg"),
+    packages=("torch",),
+    precisions=("fp32",),
+    write=write_torchscript,
+)

@@ -6,18 +6,17 @@ from collections.abc import Callable
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.artifact.verdict import Divergence, Parity
 from segdeploy.images.arrays import Image, Labels, Logits
 from segdeploy.images.resize import reduce_logits, resize_logits
 from segdeploy.parity.eager_probe import eager_layers
 from segdeploy.parity.judge import WorstImage
-from segdeploy.parity.layers import Layer, compare_layers, relative_error
+from segdeploy.parity.layers import compare_layers, relative_error
 from segdeploy.parity.sessions import Recorder, filled
 from segdeploy.runtime import Session
+from segdeploy.runtime.backend import find_backend
 from segdeploy.runtime.backends.eager import EagerSession
 
 # A change of the input or of the order of classes is taken for the fault where it leaves no more than this of the error.
@@ -105,7 +104,7 @@ def _inside(worst: WorstImage, candidate: Recorder, original: Session) -> Diverg
     if error is not None and (relative_error(worst.logits[None], swapped) or error) < _MUCH_CLOSER * error:
         detail = "with red and blue exchanged in the input it agrees: the channels are swapped"
         return Divergence(stage="preprocessing", module="", detail=detail)
-    find = _finder(artifact)
+    find = find_backend(manifest.format).layers
     if find is None or not isinstance(original, EagerSession):
         why = f"{manifest.format} shows no layers" if find is None else "stored outputs show no layers"
         detail = f"the logits differ; {why}: verify the ONNX export of the same checkpoint, where mmseg is, to see which"
@@ -139,16 +138,3 @@ def _exchanged(reference: Logits, candidate: Logits, classes: tuple[str, ...]) -
         return ""
     moved = [classes[index] for index in range(count) if order[index] != index]
     return f"the classes {', '.join(moved)} are in one another's place"
-
-
-def _finder(artifact: Artifact) -> Callable[[Artifact, NDArray[np.uint8]], list[Layer]] | None:
-    match artifact.manifest.format:
-        case "onnx":
-            from segdeploy.parity.onnx_probe import onnx_layers
-
-            return onnx_layers
-        case "torchscript":
-            from segdeploy.parity.torchscript_probe import torchscript_layers
-
-            return torchscript_layers
-    return None

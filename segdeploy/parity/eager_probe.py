@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.parity.layers import Layer
 from segdeploy.runtime.backends.eager import EagerSession
+from segdeploy.runtime.layer_run import LayerRun
 
 
-def eager_layers(session: EagerSession, images: NDArray[np.uint8]) -> list[Layer]:
+def eager_layers(session: EagerSession, images: NDArray[np.uint8]) -> list[LayerRun]:
     """Run the model and keep every layer's input and output, and the output of a batch norm right behind it.
 
     Args:
@@ -48,7 +48,7 @@ def eager_layers(session: EagerSession, images: NDArray[np.uint8]) -> list[Layer
     finally:
         for handle in handles:
             handle.remove()
-    return [Layer(path, kind, given, tuple(made)) for path, kind, given, made in found]
+    return [LayerRun(path, kind, given, tuple(made)) for path, kind, given, made in found]
 
 
 def _host(tensor: Any) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from segdeploy.artifact.manifest import Precision
 from segdeploy.artifact.verdict import Divergence, LayerError, Stage
+from segdeploy.runtime.layer_run import LayerRun
 
 # From this relative error on a layer counts as different. In float32 layers agree to about 1e-6; an fp16 or int8 model
 # collects its rounding from layer to layer, and is judged by what each layer adds.
@@ -25,33 +26,14 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One run of one layer.
-
-    Attributes:
-        module: its path in the checkpoint; empty where the format does not know it.
-        op: what it is.
-        given: its input.
-        made: its output; of the reference also that of a normalisation behind it, which exporters fold into the layer.
-        between: the operations between the layers before and this one, as (module, op); empty where nobody knows.
-    """
-
-    module: str
-    op: str
-    given: NDArray[Any]
-    made: tuple[NDArray[Any], ...]
-    between: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
 class _Pair:
-    theirs: Layer
-    ours: Layer
+    theirs: LayerRun
+    ours: LayerRun
     given: float | None  # relative errors; None where they are not finite
     made: float | None
 
 
-def compare_layers(reference: Sequence[Layer], candidate: Sequence[Layer], precision: Precision) -> Divergence | None:
+def compare_layers(reference: Sequence[LayerRun], candidate: Sequence[LayerRun], precision: Precision) -> Divergence | None:
     """Where the candidate leaves the reference; None where every layer agrees.
 
     Args:
@@ -115,7 +97,7 @@ def relative_error(reference: NDArray[Any], candidate: NDArray[Any]) -> float | 
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-12))
 
 
-def _match(reference: Sequence[Layer], candidate: Sequence[Layer]) -> list[_Pair] | None:
+def _match(reference: Sequence[LayerRun], candidate: Sequence[LayerRun]) -> list[_Pair] | None:
     known = all(layer.module for layer in candidate)
     if not known:
         chosen = list(zip(reference, candidate, strict=True)) if len(reference) == len(candidate) else None
@@ -129,7 +111,7 @@ def _match(reference: Sequence[Layer], candidate: Sequence[Layer]) -> list[_Pair
     return [_pair(theirs, ours) for theirs, ours in chosen]
 
 
-def _pair(theirs: Layer, ours: Layer) -> _Pair:
+def _pair(theirs: LayerRun, ours: LayerRun) -> _Pair:
     errors = [relative_error(made, ours.made[0]) for made in theirs.made]
     made = min((error for error in errors if error is not None), default=None)
     return _Pair(theirs, ours, relative_error(theirs.given, ours.given), made)

@@ -12,6 +12,7 @@ from segdeploy.base.progress import progress_bar
 from segdeploy.images.arrays import Image, Labels
 from segdeploy.images.dataset import Sample
 from segdeploy.runtime.augment import Augmentation
+from segdeploy.runtime.backend import running_versions
 from segdeploy.runtime.open import Device, open_session
 from segdeploy.runtime.pool import tally_in_processes
 from segdeploy.runtime.session import Session
@@ -101,7 +102,7 @@ def evaluate_artifact(
             scales=augmentation.scales,
             flip=augmentation.flip,
         ),
-        running=describe_running(counted.device, threads, processes),
+        running=describe_running(counted.device, threads, processes, running_versions()),
         unused=tuple(
             Unused(name=one.sample.name, expected=one.error.expected, got=one.error.got, fix=one.error.fix)
             for one in counted.problems

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from segdeploy.artifact.folder import Artifact
 from segdeploy.base.errors import BackendError, InputError, SegdeployError
+from segdeploy.base.machine import compute_threads
 from segdeploy.base.progress import progress_bar
 from segdeploy.images.dataset import Sample
 from segdeploy.runtime.augment import Augmentation
-from segdeploy.runtime.open import Device, open_session, usable_cpus
+from segdeploy.runtime.open import Device, open_session
 from segdeploy.runtime.tally import Problem, Tally, count_sample, empty_matrix
 
 
@@ -73,7 +74,7 @@ def tally_in_processes(
         ArtifactError: the artifact is bound to another machine.
     """
     count = min(processes, len(samples))
-    share = max(1, (threads or usable_cpus()) // count)
+    share = max(1, threads // count) if threads else compute_threads(count)
     with ExitStack() as stack, progress_bar(label, len(samples)) as advance:
         workers = [stack.enter_context(_Worker(artifact, device, share, augmentation)) for _ in range(count)]
         matrix, found = empty_matrix(artifact), {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,6 @@ from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Format, Inference, Precision, Resize
 from segdeploy.base.errors import InputError
 from segdeploy.base.records import Struct
-from segdeploy.base.versions import installed_versions
 from segdeploy.images.dataset import Sample
 from segdeploy.scores.confusion_matrix import ClassScore, ConfusionMatrix
 
@@ -169,10 +168,17 @@ def describe_data(root: Path, split: str, chosen: Sequence[Sample], total: int) 
     )
 
 
-def describe_running(device: str, threads: int | None, processes: int) -> Running:
-    """What a report says of the machine."""
+def describe_running(device: str, threads: int | None, processes: int, packages: Mapping[str, str]) -> Running:
+    """What a report says of the machine.
+
+    Args:
+        device: where the model really ran.
+        threads: that were asked for.
+        processes: how many shared the images.
+        packages: version of each package that has a part in it.
+    """
     return Running(
-        device=device, threads=threads, processes=processes, python=platform.python_version(), packages=installed_versions()
+        device=device, threads=threads, processes=processes, python=platform.python_version(), packages=dict(packages)
     )
 
 

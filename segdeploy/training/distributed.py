@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from segdeploy.base.errors import InputError
+from segdeploy.base.machine import compute_threads
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def launch(arguments: Sequence[str], *, processes: int, nodes: int = 1, node_ran
 
     # Each process prints its own line; the launcher's report of a failed child would bury it.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(compute_threads(processes)))
     several = nodes > 1
     config = LaunchConfig(
         min_nodes=nodes,

@@ -17,9 +17,9 @@ import msgspec
 
 from segdeploy.base.errors import InputError
 from segdeploy.base.files import write_file
+from segdeploy.base.machine import usable_cpus
 from segdeploy.base.versions import version_of
 from segdeploy.models.configs import config_families, find_config
-from segdeploy.runtime.open import usable_cpus
 from segdeploy.zoo.process import Limits, run_one
 from segdeploy.zoo.result import SCHEMA, Entry, ZooReport, read_report
 

@@ -72,6 +72,7 @@ def test_one_shape():
 def test_the_export_command_asks_for_the_same(manifest_of, profiles, step):
     """Read back by the command line's own parser it is the same checkpoint, precision, profiles, targets and limits."""
     from segdeploy.cli.export import command
+    from segdeploy.export.exporter import find_exporter
     from segdeploy.export.shapes import choose_shapes
 
     manifest = manifest_of(*profiles, step=step, precision="int8", workspace_bytes=512 << 20, typing="weak")
@@ -84,7 +85,9 @@ def test_the_export_command_asks_for_the_same(manifest_of, profiles, step):
     assert (given["precision"], str(given["data"]), given["targets"]) == ("int8", "data/VOC 2012", ("sm86,sm120",))
     assert (given["workspace_mib"], given["typing"]) == (512, "weak")
     assert given["multiple"] == (1 if len(profiles) == 1 and profiles[0] == ONE else step)
-    chosen = choose_shapes((9, 9), tensorrt=True, profiles=given["profiles"], multiple=given["multiple"])
+    chosen = choose_shapes(
+        (9, 9), limits=find_exporter("tensorrt").limits, profiles=given["profiles"], multiple=given["multiple"]
+    )
     assert chosen.profiles == profiles
     other = command.make_context("export", shlex.split(export_command(manifest, "onnx"))[2:]).params
     assert (other["formats"], other["targets"], other["workspace_mib"], other["typing"]) == (("onnx",), (), None, "strong")

@@ -127,6 +127,20 @@ print(json.dumps(failed))
     assert run_python(code, blocked=OPTIONAL) == {}
 
 
+def test_descriptions_load_nothing_heavy(run_python):
+    """All of them are read on a machine that has none of their packages."""
+    names = ("openvino", "nncf", *OPTIONAL)
+    code = f"""
+from segdeploy.artifact.manifest import BACKENDS, FORMATS
+from segdeploy.export.exporter import find_exporter
+from segdeploy.runtime.backend import find_backend
+for name in BACKENDS: find_backend(name)
+for name in FORMATS: find_exporter(name)
+print(json.dumps(sorted(set({names!r}) & set(sys.modules))))
+"""
+    assert run_python(code, blocked=names) == []
+
+
 def test_a_missing_package_is_one_line(run_python, checkpoint_path, images_folder):
     """On a bare install a command that needs more says what to install, and exits 1."""
     code = f"""

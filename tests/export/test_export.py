@@ -1,13 +1,17 @@
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from segdeploy.artifact.folder import open_artifact
-from segdeploy.artifact.manifest import Bounds
+from segdeploy.artifact.manifest import FORMATS, Bounds
 from segdeploy.base.errors import BackendError, InputError, MissingExtraError
 from segdeploy.export import export
-from segdeploy.export.export import FORMATS, export_model, exporter
+from segdeploy.export.export import export_model
+from segdeploy.export.exporter import check_export, find_exporter
+from segdeploy.export.options import Options
 from segdeploy.export.shapes import Shapes, example_shape
 from segdeploy.models.checkpoint import load_checkpoint
 from segdeploy.parity.verify import verify
@@ -75,7 +79,8 @@ def test_an_export_that_fails_midway(checkpoint_path, copied, torchscript_artifa
 
     if older:
         copied(torchscript_artifact, "out")
-    monkeypatch.setattr(export, "exporter", lambda fmt: failing)
+    exporter = dataclasses.replace(find_exporter("torchscript"), write=failing)
+    monkeypatch.setattr(export, "check_export", lambda *_: exporter)
     with pytest.raises(RuntimeError, match="midway"):
         export_model(load_checkpoint(checkpoint_path), "torchscript", tmp_path / "out", name="x", shapes=Shapes(1, 64, 96))
     assert [path.name for path in tmp_path.iterdir()] == (["out"] if older else [])
@@ -85,7 +90,7 @@ def test_an_export_that_fails_midway(checkpoint_path, copied, torchscript_artifa
 def test_an_unknown_format():
     """The known ones are listed."""
     with pytest.raises(BackendError, match="torchscript, pt2, onnx, tensorrt; got 'caffe'"):
-        exporter("caffe")
+        check_export("caffe", Options())
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -93,12 +98,9 @@ def test_a_missing_package(fmt, monkeypatch):
     """Without its package a format says what to install."""
     import sys
 
-    for module in [name for name in sys.modules if name.startswith(f"segdeploy.export.{fmt}")]:
-        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "torch" if fmt in ("torchscript", "pt2") else "onnx", None)
-    monkeypatch.delitem(sys.modules, "segdeploy.export.onnx", raising=False)
     with pytest.raises(MissingExtraError, match=r"segdeploy\[export\]"):
-        exporter(fmt)
+        check_export(fmt, Options())
 
 
 def test_random_weights(random_variant, tmp_path):

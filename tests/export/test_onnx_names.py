@@ -55,7 +55,7 @@ from pathlib import Path
 from segdeploy.models.checkpoint import load_checkpoint
 from segdeploy.export.export import export_model
 from segdeploy.export.shapes import choose_shapes
-shapes = choose_shapes({crop!r}, tensorrt=False, largest="256x256")
+shapes = choose_shapes({crop!r}, largest="256x256")
 export_model(load_checkpoint(Path({checkpoint!r})), "onnx", Path("again"), name="tiny", shapes=shapes)
 """
 

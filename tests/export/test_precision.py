@@ -5,7 +5,8 @@ import pytest
 
 from segdeploy.artifact.folder import open_artifact
 from segdeploy.base.errors import BackendError, ExportError, InputError, MissingExtraError
-from segdeploy.export.export import check_precision, export_model
+from segdeploy.export.export import export_model
+from segdeploy.export.exporter import check_export, find_exporter
 from segdeploy.export.options import Calibration, Options
 from segdeploy.export.precision import convert
 from segdeploy.export.shapes import choose_shapes
@@ -19,7 +20,7 @@ def export(checkpoint_path, exported_before, tmp_path):
     """Exports the tiny checkpoint in a precision: (format, precision, what Calibration takes) -> Artifact."""
 
     def run(fmt, precision, **wanted):
-        shapes = choose_shapes((64, 96), tensorrt=fmt == "tensorrt", largest="256x256")
+        shapes = choose_shapes((64, 96), limits=find_exporter(fmt).limits, largest="256x256")
         options = Options(targets=("sm89",), precision=precision, calibration=Calibration(**wanted))
         folder = tmp_path / "exports" / f"{fmt}-{precision}"
         return export_model(load_checkpoint(checkpoint_path), fmt, folder, name="tiny", shapes=shapes, options=options)
@@ -120,9 +121,9 @@ def test_where_a_precision_cannot_be_made(monkeypatch):
     import sys
 
     with pytest.raises(BackendError, match="fp32 for torchscript; got fp16; .* --to onnx or --to tensorrt"):
-        check_precision("torchscript", "fp16")
+        check_export("torchscript", Options(precision="fp16"))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
     with pytest.raises(MissingExtraError, match=r"making int8 models.*segdeploy\[onnx\]"):
-        check_precision("onnx", "int8")
-    check_precision("onnx", "fp32")
+        check_export("onnx", Options(precision="int8"))
+    check_export("onnx", Options())

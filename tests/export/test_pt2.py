@@ -7,7 +7,7 @@ import torch
 from segdeploy.artifact.manifest import Bounds
 from segdeploy.base.errors import BackendError, ExportError
 from segdeploy.export import pt2
-from segdeploy.export.export import exporter
+from segdeploy.export.exporter import check_export
 from segdeploy.export.options import Options
 from segdeploy.export.pt2 import write_pt2
 from segdeploy.export.rewrites import Demands
@@ -58,7 +58,7 @@ def test_no_compiler(monkeypatch):
     """It is said when the format is named, before a checkpoint is opened."""
     monkeypatch.setattr(pt2, "cpp_compiler", lambda: None)
     with pytest.raises(BackendError, match=r"a C\+\+ compiler.*got none on this machine; .*g\+\+.*--to onnx"):
-        exporter("pt2")
+        check_export("pt2", Options())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import pytest
 from segdeploy.artifact.axes import bounds
 from segdeploy.artifact.manifest import Bounds, Profile
 from segdeploy.base.errors import InputError
+from segdeploy.export.exporter import find_exporter
 from segdeploy.export.shapes import Shapes, choose_shapes, example_shape, parse_size
 
 
@@ -20,16 +21,16 @@ from segdeploy.export.shapes import Shapes, choose_shapes, example_shape, parse_
 )
 def test_what_was_asked_for(options, expected):
     """Each option does what it says, and the training crop is what is optimised for by default."""
-    chosen = choose_shapes((192, 256), tensorrt=False, **options)
+    chosen = choose_shapes((192, 256), **options)
     made = [axis if isinstance(axis, int) else Bounds(min=axis[0], opt=axis[1], max=axis[2]) for axis in expected]
     assert chosen == Shapes(*made)
 
 
 def test_tensorrts_range_is_narrower():
     """TensorRT reserves memory for the largest shape: its defaults are smaller, and never below the crop."""
-    assert bounds(choose_shapes((192, 256), tensorrt=True).height) == (32, 192, 1024)
-    assert bounds(choose_shapes((192, 256), tensorrt=True).batch) == (1, 1, 4)
-    assert bounds(choose_shapes((192, 1500), tensorrt=True).width) == (32, 1500, 1500)
+    assert bounds(choose_shapes((192, 256), limits=find_exporter("tensorrt").limits).height) == (32, 192, 1024)
+    assert bounds(choose_shapes((192, 256), limits=find_exporter("tensorrt").limits).batch) == (1, 1, 4)
+    assert bounds(choose_shapes((192, 1500), limits=find_exporter("tensorrt").limits).width) == (32, 1500, 1500)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_tensorrts_range_is_narrower():
 def test_what_makes_no_sense(options):
     """A text of another form, nothing at all, and bounds out of order are InputErrors."""
     with pytest.raises(InputError) as caught:
-        choose_shapes((192, 256), tensorrt=False, **options)
+        choose_shapes((192, 256), **options)
     assert "--" in str(caught.value)
 
 
@@ -100,7 +101,7 @@ def test_what_makes_no_sense(options):
 )
 def test_what_an_engine_is_compiled_for(options, profiles, axes):
     """Several ranges stay as they were asked for, the axes span them; one range is one profile."""
-    chosen = choose_shapes((192, 256), tensorrt=True, **options)
+    chosen = choose_shapes((192, 256), limits=find_exporter("tensorrt").limits, **options)
     assert chosen.profiles == tuple(Profile(min=low, opt=opt, max=high) for low, opt, high in profiles)
     if axes is not None:
         names = ("min", "opt", "max", "step")

@@ -10,15 +10,17 @@ from segdeploy.artifact.folder import open_artifact
 from segdeploy.artifact.manifest import Engine, Profile
 from segdeploy.base.errors import BackendError, ExportError, InputError
 from segdeploy.base.files import sha256_file
+from segdeploy.base.machine import Gpu
 from segdeploy.export import export as making
 from segdeploy.export import tensorrt as exporting
 from segdeploy.export.export import export_model
+from segdeploy.export.exporter import find_exporter
 from segdeploy.export.options import Options
 from segdeploy.export.shapes import Shapes, choose_shapes
 from segdeploy.export.tensorrt import Plan, compile_engine, plan_build
 from segdeploy.models.checkpoint import load_checkpoint
 from segdeploy.runtime.backends import tensorrt_flavour as core
-from segdeploy.runtime.backends.tensorrt_flavour import Flavour, Gpu
+from segdeploy.runtime.backends.tensorrt_flavour import Flavour
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx, which compiles engines without a GPU, is not installed")
 
@@ -31,7 +33,7 @@ def export(checkpoint_path, exported_before, tmp_path):
     """Exports the tiny checkpoint to TensorRT from the ONNX file that is there: (options, what choose_shapes takes)."""
 
     def run(options, **shapes):
-        chosen = choose_shapes((64, 96), tensorrt=True, **shapes)
+        chosen = choose_shapes((64, 96), limits=find_exporter("tensorrt").limits, **shapes)
         folder = tmp_path / "engine"
         return export_model(load_checkpoint(checkpoint_path), "tensorrt", folder, name="x", shapes=chosen, options=options)
 

@@ -221,7 +221,7 @@ def test_inexact_pooling_at_other_sizes(tmp_path, checkpoint_path, monkeypatch):
         return torch.logical_and(at >= cell * length, at < (cell + 1) * length).to(like.dtype) / length
 
     monkeypatch.setattr(pooling, "_bins", equal_bins)
-    shapes = choose_shapes((192, 192), tensorrt=False, largest="512x512")
+    shapes = choose_shapes((192, 192), largest="512x512")
     artifact = export_model(load_checkpoint(checkpoint_path), "torchscript", tmp_path / "equal", name="x", shapes=shapes)
     even = noise(artifact.manifest, 2)
     parity = verify(artifact, inputs=even)
@@ -245,7 +245,7 @@ def test_a_perturbed_torchscript_layer(tmp_path, checkpoint_path, pictures):
     content = torch.load(checkpoint_path, weights_only=True)
     content["state_dict"]["backbone.layer2.0.conv1.weight"] *= 1.01
     torch.save(content, tmp_path / "other.pth")
-    shapes = choose_shapes((64, 96), tensorrt=False, largest="256x256")
+    shapes = choose_shapes((64, 96), largest="256x256")
     other = export_model(load_checkpoint(tmp_path / "other.pth"), "torchscript", tmp_path / "other", name="x", shapes=shapes)
     good = export_model(load_checkpoint(checkpoint_path), "torchscript", tmp_path / "good", name="x", shapes=shapes)
 

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from segdeploy.parity.layers import Layer, compare_layers, relative_error
+from segdeploy.parity.layers import compare_layers, relative_error
+from segdeploy.runtime.layer_run import LayerRun
 
 
 def layer(module, given, made, between=()):
-    return Layer(module, "Conv", np.asarray(given, float), (np.asarray(made, float),), between)
+    return LayerRun(module, "Conv", np.asarray(given, float), (np.asarray(made, float),), between)
 
 
 REFERENCE = [layer("a", [1, 2], [3, 4]), layer("b", [3, 4], [5, 6]), layer("c", [5, 6], [7, 8])]
@@ -27,7 +28,7 @@ def test_agreement_and_the_first_that_differs(named):
 
 def test_a_folded_normalisation():
     """A layer may be what it was, or what it is with the normalisation behind it."""
-    folded = Layer("b", "Conv", np.array([3.0, 4.0]), (np.array([5.0, 6.0]), np.array([50.0, 60.0])))
+    folded = LayerRun("b", "Conv", np.array([3.0, 4.0]), (np.array([5.0, 6.0]), np.array([50.0, 60.0])))
     candidate = [REFERENCE[0], layer("b", [3, 4], [50, 60]), REFERENCE[2]]
     assert compare_layers([REFERENCE[0], folded, REFERENCE[2]], candidate, "fp32") is None
 

@@ -1,11 +1,9 @@
-import os
-
 import pytest
 
 import segdeploy.runtime
 from segdeploy.artifact.folder import Artifact
 from segdeploy.base.errors import BackendError, CheckpointError
-from segdeploy.runtime.open import BACKENDS, eager_artifact, open_session, unknown_backend, usable_cpus
+from segdeploy.runtime.open import eager_artifact, open_session
 
 
 def test_public_names():
@@ -15,10 +13,8 @@ def test_public_names():
 
 def test_an_unknown_backend_lists_the_known(make_manifest, tmp_path):
     """A name that nobody knows is a BackendError with those that there are."""
-    artifact = Artifact(tmp_path, make_manifest(format="openvino"))
-    for error in (unknown_backend("openvino"), pytest.raises(BackendError, open_session, artifact).value):
-        assert str(error).startswith("expected a backend out of eager, torchscript, pt2, onnx, tensorrt; got 'openvino'; ")
-    assert BACKENDS == ("eager", "torchscript", "pt2", "onnx", "tensorrt")
+    with pytest.raises(BackendError, match="a backend out of eager, torchscript, .*; got 'ncnn'"):
+        open_session(Artifact(tmp_path, make_manifest(format="ncnn")))
 
 
 @pytest.mark.parametrize("backend", ["eager", "onnx", "torchscript"])
@@ -35,11 +31,6 @@ def test_auto_says_where_it_runs(request, backend, no_gpu):
     artifact = request.getfixturevalue(backend if backend == "eager" else f"{backend}_artifact")
     with open_session(artifact.artifact if backend == "eager" else artifact) as session:
         assert session.device == "cpu"
-
-
-def test_usable_cpus():
-    """What this process may use, not what the machine has."""
-    assert usable_cpus() <= len(os.sched_getaffinity(0))
 
 
 def test_a_checkpoint_as_an_artifact(checkpoint_path):

@@ -9,6 +9,7 @@ import pytest
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import FileEntry, Inference, Resize
 from segdeploy.base.errors import InputError
+from segdeploy.base.versions import installed_versions
 from segdeploy.images.dataset import Sample
 from segdeploy.scores.confusion_matrix import ConfusionMatrix
 from segdeploy.scores.report import (
@@ -38,7 +39,7 @@ def report(make_manifest):
             target=describe_target(Artifact(Path("exports/hand"), manifest)),
             data=describe_data(Path("data"), "val", samples, 9),
             method=Method(**values),
-            running=describe_running("cpu", 2, 1),
+            running=describe_running("cpu", 2, 1, installed_versions()),
             unused=unused,
             command="segdeploy eval",
             started=datetime(2025, 1, 2, tzinfo=timezone.utc),

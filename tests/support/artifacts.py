@@ -45,11 +45,12 @@ def make_manifest():
 
 def _export(checkpoint_path, fmt, folder, targets=(), **shapes):
     from segdeploy.export.export import export_model
+    from segdeploy.export.exporter import find_exporter
     from segdeploy.export.options import Options
     from segdeploy.export.shapes import choose_shapes
     from segdeploy.models.checkpoint import load_checkpoint
 
-    chosen = choose_shapes(CROP, tensorrt=fmt == "tensorrt", **{"largest": "256x256", **shapes})
+    chosen = choose_shapes(CROP, limits=find_exporter(fmt).limits, **{"largest": "256x256", **shapes})
     options = Options(targets=("sm89",) if fmt == "tensorrt" else targets)
     return export_model(load_checkpoint(checkpoint_path), fmt, folder, name="tiny", shapes=chosen, options=options)
 
@@ -115,6 +116,7 @@ def tensorrt_artifact(export_tiny, artifact_once):
 def static_onnx(checkpoint_path, artifact_once):
     """A static ONNX artifact of another opset than the default."""
     from segdeploy.export.export import export_model
+    from segdeploy.export.exporter import find_exporter
     from segdeploy.export.options import Options
     from segdeploy.export.shapes import Shapes
     from segdeploy.models.checkpoint import load_checkpoint

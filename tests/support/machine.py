@@ -20,7 +20,7 @@ def shared():
 @pytest.fixture(scope="session")
 def gpu():
     """This machine's GPU."""
-    from segdeploy.runtime.backends.tensorrt_flavour import local_gpu
+    from segdeploy.base.machine import local_gpu
 
     found = local_gpu()
     if found is None:
@@ -31,7 +31,7 @@ def gpu():
 @pytest.fixture(scope="session")
 def no_gpu():
     """A machine without a GPU."""
-    from segdeploy.runtime.backends.tensorrt_flavour import local_gpu
+    from segdeploy.base.machine import local_gpu
 
     if local_gpu() is not None:
         pytest.skip("this machine has an NVIDIA GPU")
@@ -46,5 +46,5 @@ def one_thread():
 
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opening, "usable_cpus", lambda: 1)
+        patch.setattr(opening, "compute_threads", lambda: 1)
         yield

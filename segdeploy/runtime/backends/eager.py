@@ -17,6 +17,7 @@ from segdeploy.artifact.manifest import FileEntry
 from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import load_checkpoint
 from segdeploy.models.describe import default_name, describe
+from segdeploy.runtime.backend import Backend
 from segdeploy.runtime.backends.torch_device import device_name, import_torch, pick_device, synchronize
 from segdeploy.runtime.session import Prediction, Staged, checked_images
 
@@ -111,3 +112,13 @@ class EagerSession:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Free the model."""
         self._model = None
+
+
+BACKEND = Backend(
+    name="eager",
+    title="the checkpoint",
+    extra="train",
+    modules=("torch", "torchvision", "mmseg"),
+    packages=("torch", "onedl-mmsegmentation"),
+    open=EagerSession,
+)

@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.artifact.folder import Artifact
+from segdeploy.base.capability import Capability, import_problem
 from segdeploy.base.errors import ArtifactError, BackendError, MissingExtraError
+from segdeploy.base.machine import Gpu
+from segdeploy.base.versions import version_of
+from segdeploy.runtime.backend import Backend
+from segdeploy.runtime.layer_run import LayerRun
 from segdeploy.runtime.session import Prediction, Staged, checked_images
 
 _MASK, _BOTH = ["mask"], ["mask", "logits"]
@@ -95,3 +100,37 @@ def _no_cuda(got: str) -> BackendError:
         got=got,
         fix="use --device cpu, or: pip uninstall onnxruntime && pip install 'segdeploy[onnx-gpu]'",
     )
+
+
+def _examine(gpu: Gpu | None) -> Capability:
+    purpose = "run ONNX"
+    problem = import_problem("onnxruntime")
+    if problem:
+        return Capability(purpose, works=False, found=problem, remedy="pip install 'segdeploy[onnx]'")
+    import onnxruntime
+
+    providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+    idle = gpu is not None and "CUDA" not in providers
+    both = version_of("onnxruntime") and version_of("onnxruntime-gpu")
+    remedy = "for the GPU: pip uninstall onnxruntime, then pip install 'segdeploy[onnx-gpu]'" if idle else ""
+    if both:
+        remedy = "onnxruntime and onnxruntime-gpu own the same files: pip uninstall both, install one"
+    return Capability(purpose, not both, f"onnxruntime {onnxruntime.__version__} on {', '.join(providers)}", remedy)
+
+
+def _layers(artifact: Artifact, images: NDArray[np.uint8]) -> list[LayerRun]:
+    from segdeploy.runtime.backends.onnx_layers import onnx_layers
+
+    return onnx_layers(artifact, images)
+
+
+BACKEND = Backend(
+    name="onnx",
+    title="ONNX",
+    extra="onnx",
+    modules=("onnxruntime",),
+    packages=("onnxruntime", "onnxruntime-gpu"),
+    open=OnnxSession,
+    layers=_layers,
+    examine=_examine,
+)

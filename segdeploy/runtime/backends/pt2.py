@@ -14,6 +14,7 @@ from segdeploy.artifact.manifest import Manifest, Target
 from segdeploy.artifact.rebuild import export_command
 from segdeploy.base.errors import ArtifactError, BackendError
 from segdeploy.base.versions import version_of
+from segdeploy.runtime.backend import Backend
 from segdeploy.runtime.backends.torch_device import compute_capability, device_name, import_torch, pick_device, synchronize
 from segdeploy.runtime.session import Prediction, Staged, checked_images
 
@@ -135,3 +136,6 @@ def processor(torch: Any) -> tuple[str, ...]:
 
 def _rebuild(manifest: Manifest, device: str) -> str:
     return f"build it here: {export_command(manifest, 'pt2', [device] if device == 'cuda' else [])}"
+
+
+BACKEND = Backend(name="pt2", title="PT2", extra="train", modules=("torch",), packages=("torch",), open=Pt2Session)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from types import TracebackType
 from typing import Any
 
@@ -12,9 +13,12 @@ from segdeploy.artifact.engine import choose_profile, has_fixed_shape, profile_t
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Engine, Manifest
 from segdeploy.artifact.rebuild import export_command
+from segdeploy.base.capability import Capability, import_problem
 from segdeploy.base.errors import ArtifactError, BackendError, InputError, MissingExtraError
+from segdeploy.base.machine import Gpu, local_gpu
+from segdeploy.runtime.backend import Backend
 from segdeploy.runtime.backends.cuda import Cuda
-from segdeploy.runtime.backends.tensorrt_flavour import Flavour, Gpu, import_tensorrt, known_targets, local_gpu, messages
+from segdeploy.runtime.backends.tensorrt_flavour import Flavour, import_tensorrt, known_targets, messages
 from segdeploy.runtime.session import Prediction, Staged, checked_images
 
 _INPUT, _OUTPUTS = "image", ("mask", "logits")
@@ -234,3 +238,30 @@ def _rebuild(manifest: Manifest, gpu: Gpu, flavour: Flavour) -> str:
     wanted = made_for if gpu.compute_capability in made_for else [gpu.compute_capability]
     ahead = set(wanted) <= set(known_targets(flavour))
     return f"build it again: {export_command(manifest, 'tensorrt', wanted if ahead else ())}"
+
+
+def _examine(gpu: Gpu | None) -> Capability:
+    problems = {name: import_problem(name) for name in ("tensorrt", "tensorrt_rtx")}
+    usable = [f"{name} {importlib.import_module(name).__version__}" for name, problem in problems.items() if not problem]
+    problem = import_problem("cuda.bindings.runtime") if usable else problems["tensorrt"]
+    if gpu is None:
+        return Capability("run TensorRT", works=False, found="no NVIDIA GPU", remedy="an NVIDIA GPU with its driver")
+    extra = "tensorrt" if problems["tensorrt_rtx"] else "tensorrt-rtx"
+    remedy = f"pip install 'segdeploy[{extra}]'" if problem else ""
+    return Capability("run TensorRT", not problem, problem or ", ".join(usable), remedy)
+
+
+def _open(artifact: Artifact, device: str, threads: int) -> TensorRTSession:
+    del threads  # the GPU's are its own
+    return TensorRTSession(artifact, device)
+
+
+BACKEND = Backend(
+    name="tensorrt",
+    title="TensorRT",
+    extra="tensorrt",
+    modules=("tensorrt", "cuda.bindings.runtime"),
+    packages=("tensorrt", "tensorrt-rtx-cu13"),
+    open=_open,
+    examine=_examine,
+)

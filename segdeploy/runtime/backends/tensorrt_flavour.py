@@ -1,10 +1,8 @@
-"""Which TensorRT is installed, which GPU is there, and what TensorRT says: shared by building and running engines."""
+"""Which TensorRT is installed, and what it says: shared by building and running engines."""
 
 from __future__ import annotations
 
 import importlib
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,19 +33,6 @@ class Flavour:
         return int(self.version.split(".")[0])
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A CUDA device.
-
-    Attributes:
-        name: as the driver gives it.
-        compute_capability: such as ``sm89``.
-    """
-
-    name: str
-    compute_capability: str
-
-
 def import_tensorrt(*, prefer_rtx: bool, only: str | None = None) -> Flavour:
     """Import TensorRT or TensorRT-RTX, whichever is installed.
 
@@ -75,23 +60,6 @@ def known_targets(flavour: Flavour) -> list[str]:
     """The GPU architectures (``sm89``) that it compiles for ahead of time; none where it cannot."""
     capabilities = getattr(flavour.module, "ComputeCapability", None)
     return [name.lower() for name in capabilities.__members__ if name.startswith("SM")] if capabilities else []
-
-
-def local_gpu() -> Gpu | None:
-    """The GPU that CUDA would take first, asked of the driver without loading CUDA; None where there is none."""
-    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:  # CUDA's first device is then another than the driver's, or there is none
-        query.append(f"--id={visible.split(',')[0].strip() or -1}")
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    first = answer.stdout.strip().splitlines()[:1]
-    if not first or "," not in first[0]:
-        return None
-    name, capability = first[0].rsplit(",", 1)
-    return Gpu(name.strip(), "sm" + capability.strip().replace(".", ""))
 
 
 @dataclass

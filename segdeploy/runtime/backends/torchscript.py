@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from segdeploy.artifact.folder import Artifact
 from segdeploy.base.errors import ArtifactError
+from segdeploy.runtime.backend import Backend
 from segdeploy.runtime.backends.torch_device import device_name, import_torch, pick_device, synchronize
+from segdeploy.runtime.layer_run import LayerRun
 from segdeploy.runtime.session import Prediction, Staged, checked_images
 
 
@@ -78,3 +80,20 @@ class TorchScriptSession:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Free the module."""
         self._module = None
+
+
+def _layers(artifact: Artifact, images: NDArray[np.uint8]) -> list[LayerRun]:
+    from segdeploy.runtime.backends.torchscript_layers import torchscript_layers
+
+    return torchscript_layers(artifact, images)
+
+
+BACKEND = Backend(
+    name="torchscript",
+    title="TorchScript",
+    extra="train",
+    modules=("torch",),
+    packages=("torch",),
+    open=TorchScriptSession,
+    layers=_layers,
+)

@@ -10,10 +10,11 @@ import pytest
 from segdeploy.artifact.folder import write_artifact
 from segdeploy.artifact.manifest import Bounds, Engine, Profile, Target
 from segdeploy.base.errors import ArtifactError, BackendError, InputError, MissingExtraError
+from segdeploy.base.machine import Gpu
 from segdeploy.runtime import open_session
 from segdeploy.runtime.backends import tensorrt as backend
 from segdeploy.runtime.backends.tensorrt import check_target
-from segdeploy.runtime.backends.tensorrt_flavour import Flavour, Gpu
+from segdeploy.runtime.backends.tensorrt_flavour import Flavour
 
 L4 = Gpu("NVIDIA L4", "sm89")
 WIDE = Profile(min=(1, 8, 8), opt=(1, 16, 24), max=(4, 64, 64))
@@ -472,10 +473,11 @@ def test_a_real_engine_of_several_profiles_on_a_gpu(gpu, checkpoint_path, tmp_pa
 
 def built_here(checkpoint_path, folder, **shapes):
     from segdeploy.export.export import export_model
+    from segdeploy.export.exporter import find_exporter
     from segdeploy.export.shapes import choose_shapes
     from segdeploy.models.checkpoint import load_checkpoint
 
-    chosen = choose_shapes((64, 96), tensorrt=True, **shapes)
+    chosen = choose_shapes((64, 96), limits=find_exporter("tensorrt").limits, **shapes)
     checkpoint = load_checkpoint(checkpoint_path)
     try:
         return export_model(checkpoint, "tensorrt", folder / "engine", name="tiny", shapes=chosen)

@@ -1,12 +1,11 @@
 import importlib
-import subprocess
 import types
 
 import pytest
 
 from segdeploy.base.errors import MissingExtraError
 from segdeploy.runtime.backends import tensorrt_flavour as tensorrt
-from segdeploy.runtime.backends.tensorrt_flavour import Gpu, import_tensorrt, local_gpu, messages
+from segdeploy.runtime.backends.tensorrt_flavour import import_tensorrt, messages
 
 
 @pytest.fixture
@@ -55,56 +54,6 @@ def test_what_to_install(installed, names, prefer_rtx, only, extra):
     with pytest.raises(MissingExtraError) as caught:
         import_tensorrt(prefer_rtx=prefer_rtx, only=only)
     assert caught.value.extra == extra
-
-
-@pytest.mark.parametrize(
-    ("answer", "gpu"),
-    [
-        ("NVIDIA L4, 8.9\n", Gpu("NVIDIA L4", "sm89")),
-        ("NVIDIA H200, 9.0\nNVIDIA L4, 8.9\n", Gpu("NVIDIA H200", "sm90")),
-        ("RTX, 12.0\n", Gpu("RTX", "sm120")),
-        ("Odd, name, 8.6\n", Gpu("Odd, name", "sm86")),
-        ("", None),
-        ("No devices were found\n", None),
-    ],
-)
-def test_the_gpu_as_the_driver_names_it(monkeypatch, answer, gpu):
-    """Name and compute capability of the first GPU, or none."""
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: types.SimpleNamespace(stdout=answer))
-    assert local_gpu() == gpu
-
-
-@pytest.mark.parametrize(
-    ("visible", "asked"), [(None, None), ("1,0", "--id=1"), ("GPU-ab12", "--id=GPU-ab12"), ("", "--id=-1"), ("-1", "--id=-1")]
-)
-def test_the_gpu_that_cuda_would_take(monkeypatch, visible, asked):
-    """CUDA_VISIBLE_DEVICES says which GPU is CUDA's first, or that there is none; the driver's tool does not look at it."""
-    if visible is None:
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    seen = []
-
-    def run(command, **_):
-        seen.extend(word for word in command if word.startswith("--id"))
-        return types.SimpleNamespace(stdout="")
-
-    monkeypatch.setattr(subprocess, "run", run)
-    local_gpu()
-    assert seen == ([asked] if asked else [])
-
-
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError(), subprocess.TimeoutExpired("x", 1), subprocess.CalledProcessError(9, "x")]
-)
-def test_no_driver(monkeypatch, error):
-    """A missing, hanging or failing nvidia-smi means that there is no GPU."""
-
-    def run(*a, **k):
-        raise error
-
-    monkeypatch.setattr(subprocess, "run", run)
-    assert local_gpu() is None
 
 
 def test_messages_are_collected():

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.artifact.folder import Artifact
-from segdeploy.parity.layers import Layer
+from segdeploy.runtime.layer_run import LayerRun
 
 _LAYERS = {"aten::_convolution", "aten::conv2d", "aten::linear", "aten::addmm"}
 
 
-def torchscript_layers(artifact: Artifact, images: NDArray[np.uint8]) -> list[Layer]:
+def torchscript_layers(artifact: Artifact, images: NDArray[np.uint8]) -> list[LayerRun]:
     """Run the archive's graph on the CPU with copies of every layer's input and output as outputs.
 
     Args:
@@ -48,4 +48,4 @@ def torchscript_layers(artifact: Artifact, images: NDArray[np.uint8]) -> list[La
     with torch.inference_mode():
         values = function(module._c, torch.from_numpy(images))  # noqa: SLF001  the graph's own first input
     tensors = [value.float().numpy() for value in values[len(values) - 2 * len(found) :]]
-    return [Layer("", op, tensors[2 * index], (tensors[2 * index + 1],)) for index, op in enumerate(found)]
+    return [LayerRun("", op, tensors[2 * index], (tensors[2 * index + 1],)) for index, op in enumerate(found)]

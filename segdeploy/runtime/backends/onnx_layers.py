@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.artifact.folder import Artifact
-from segdeploy.parity.layers import Layer
+from segdeploy.runtime.layer_run import LayerRun
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"}
 _PRODUCTS = {"Gemm", "MatMul"}
@@ -18,7 +18,7 @@ _PRODUCTS = {"Gemm", "MatMul"}
 _PASSED = {"DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Identity"}
 
 
-def onnx_layers(artifact: Artifact, images: NDArray[np.uint8]) -> list[Layer]:
+def onnx_layers(artifact: Artifact, images: NDArray[np.uint8]) -> list[LayerRun]:
     """Run the graph in onnxruntime with every layer's input and output as outputs of the graph.
 
     Args:
@@ -46,7 +46,7 @@ def onnx_layers(artifact: Artifact, images: NDArray[np.uint8]) -> list[Layer]:
         values = dict(zip(names, session.run(names, {"image": images}), strict=True))
     ends = {name for node in layers for name in node.output}
     return [
-        Layer(
+        LayerRun(
             _module(node.name),
             node.op_type,
             values[node.input[0]],

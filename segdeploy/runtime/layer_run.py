@@ -1,0 +1,27 @@
+"""One run of one layer: what a backend tells of its inside, and what parity compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """One run of one layer, which is what has weights: a convolution or a matrix product with them.
+
+    Attributes:
+        module: its path in the checkpoint; empty where the format does not know it.
+        op: what it is.
+        given: its input.
+        made: its output; of the reference also that of a normalisation behind it, which exporters fold into the layer.
+        between: the operations between the layers before and this one, as (module, op); empty where nobody knows.
+    """
+
+    module: str
+    op: str
+    given: NDArray[Any]
+    made: tuple[NDArray[Any], ...]
+    between: tuple[tuple[str, str], ...] = ()
