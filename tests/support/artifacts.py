@@ -116,7 +116,6 @@ def tensorrt_artifact(export_tiny, artifact_once):
 def static_onnx(checkpoint_path, artifact_once):
     """A static ONNX artifact of another opset than the default."""
     from segdeploy.export.export import export_model
-    from segdeploy.export.exporter import find_exporter
     from segdeploy.export.options import Options
     from segdeploy.export.shapes import Shapes
     from segdeploy.models.checkpoint import load_checkpoint
