@@ -187,10 +187,13 @@ class Determinism(Struct, frozen=True):
         pixels: how many labels were compared each time.
         again: how many differ when the same batch is run twice.
         again_logits: by how much the logits then differ.
-        batched: how many differ between a picture alone and the same in a batch; None where the batch size is fixed.
+        batched: how many differ between pictures alone and the same in a batch of distinct ones; None where a batch is of one.
         batched_logits: by how much the logits then differ.
-        verdict: ``failed`` where that is more than the tolerance of logits.
+        verdict: ``failed`` where logits differ by more than rounding, or labels by more than that explains.
         reason: in words.
+        after: how many differ when other shapes were run in between; None where there are none.
+        after_logits: by how much the logits then differ.
+        concurrent: of a server, how many pictures asked for at the same time got other labels than alone.
     """
 
     pixels: int
@@ -200,6 +203,9 @@ class Determinism(Struct, frozen=True):
     batched_logits: float | None
     verdict: Verdict
     reason: str = ""
+    after: int | None = None
+    after_logits: float | None = None
+    concurrent: int | None = None
 
 
 class LayerError(Struct, frozen=True):
@@ -260,6 +266,7 @@ class Parity(Struct, frozen=True):
         command: what was typed.
         seconds: that it took, without loading the models.
         forward_seconds: how much of that both models ran.
+        left_out: ends of the artifact's ranges, (N, H, W), that were too large to run unasked.
     """
 
     reference: str
@@ -276,6 +283,7 @@ class Parity(Struct, frozen=True):
     command: str = ""
     seconds: float = 0.0
     forward_seconds: float = 0.0
+    left_out: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def checks(self) -> tuple[Check, ...]:
@@ -285,6 +293,7 @@ class Parity(Struct, frozen=True):
         found = [Check(name=shape_check(one.shape), verdict=one.verdict, reason=one.reason) for one in self.shapes] or [
             Check(name=CHECKS[0], verdict="skipped", reason="a server gives labels only")
         ]
+        found += [Check(name=shape_check(shape), verdict="skipped", reason=_too_large(shape)) for shape in self.left_out]
         rest = zip(CHECKS[1:], (self.labels, self.task, self.determinism), strict=True)
         return (
             *found,
@@ -308,6 +317,12 @@ def describe_shape(shape: tuple[int, int, int] | None) -> str:
 def shape_check(shape: tuple[int, int, int] | None) -> str:
     """The name of the check of one shape."""
     return f"{CHECKS[0]}, {describe_shape(shape)}"
+
+
+def _too_large(shape: tuple[int, int, int]) -> str:
+    count, height, width = shape
+    wanted = f"--shape {count}x{height}x{width}"
+    return f"not looked at: {count * height * width / 1e6:.1f} million pixels in a batch; {wanted} runs it"
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:

@@ -21,6 +21,7 @@ from segdeploy.parity.measure import Question, run_all
 from segdeploy.parity.pictures import draw_worst
 from segdeploy.parity.reference import describe_reference, find_original
 from segdeploy.parity.sessions import Recorder
+from segdeploy.parity.shapes import left_out
 from segdeploy.parity.stored import SavingSession, StoredReference
 from segdeploy.parity.tolerance import TOLERANCES
 from segdeploy.runtime import open_session
@@ -130,6 +131,7 @@ def _judged(parity: Parity, original: Recorder, candidate: Recorder, asked: Ques
         parity,
         device=candidate.device,
         shapes=judge.shapes(),
+        left_out=() if asked.every else left_out(candidate.base.manifest),
         verdict="undecided",  # until all checks are known
         labels=judge.labels(),
         task=judge.task(),

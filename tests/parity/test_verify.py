@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from segdeploy.artifact.folder import open_artifact
-from segdeploy.artifact.manifest import Bounds
+from segdeploy.artifact.manifest import Bounds, Profile
+from segdeploy.artifact.verdict import Parity
 from segdeploy.base.errors import ArtifactError, CheckpointError, InputError
 from segdeploy.parity.inputs import noise, pictures_of_dataset, pictures_of_folder
-from segdeploy.parity.shapes import default_shapes
+from segdeploy.parity.shapes import default_shapes, extreme_shapes, left_out, pixels
 from segdeploy.parity.tolerance import TOLERANCES, tolerance_for
 from segdeploy.parity.verify import verify
 
@@ -21,7 +22,7 @@ def pictures(images_folder):
 
 @pytest.mark.parametrize("fmt", ["onnx", "torchscript"])
 def test_a_good_artifact_passes(request, fmt, copied, pictures):
-    """On real pictures, at six shapes, and the verdict is in the manifest on disk, with its figures."""
+    """On real pictures, at many shapes, and the verdict is in the manifest on disk, with its figures."""
     artifact = copied(request.getfixturevalue(f"{fmt}_artifact"))
     parity = verify(artifact, inputs=pictures, device="cpu")
     assert parity.verdict == "passed"
@@ -31,12 +32,14 @@ def test_a_good_artifact_passes(request, fmt, copied, pictures):
     assert parity.inputs == "6 images of val"
     own, *others = parity.shapes
     assert (own.shape, own.images) == (None, 6)
-    assert len(others) == 6
-    assert {shape.shape[0] for shape in others} == {1, 2, 3}
+    assert [one.shape for one in others] == default_shapes(artifact.manifest)
+    assert {(1, 32, 32), (16, 32, 32), (1, 32, 256), (1, 256, 32), (1, 256, 256), (16, 256, 256)} < {s.shape for s in others}
+    assert parity.left_out == ()
     assert all(0 < shape.logits.max_abs < 1e-4 * max(1, shape.logits.scale) for shape in parity.shapes)
     assert parity.labels.images == 6
     assert (parity.task.verdict, parity.task.reason) == ("skipped", "the pictures have no labels")
-    assert parity.determinism.again == parity.determinism.batched == 0
+    assert parity.determinism.again == parity.determinism.batched == parity.determinism.after == 0
+    assert "in a batch of 3 distinct pictures" in parity.determinism.reason
     assert parity.divergence is None
     assert 0 < parity.forward_seconds < parity.seconds
 
@@ -115,6 +118,49 @@ def test_default_shapes(make_manifest):
     assert shapes[0] == (1, 200, 250)
     assert len(set(shapes)) == len(shapes) >= 4
     assert all(1 <= n <= 2 and 100 <= h <= 300 and w == 250 for n, h, w in shapes)
+
+
+def test_the_ends_of_the_ranges(make_manifest):
+    """Smallest and largest, flat and narrow, the largest batch; what is too large to run unasked is said, and how to ask."""
+    import msgspec
+
+    base = make_manifest()
+    axes = (Bounds(min=1, opt=1, max=16), Bounds(min=32, opt=512, max=2048), Bounds(min=32, opt=512, max=2048), 3)
+    manifest = msgspec.structs.replace(base, input=msgspec.structs.replace(base.input, shape=axes))
+    shapes = default_shapes(manifest)
+    assert {(1, 32, 32), (16, 32, 32), (1, 32, 2048), (1, 2048, 32)} < set(shapes)
+    assert max(pixels(shape) for shape in shapes) <= 2**21
+    assert left_out(manifest) == ((1, 2048, 2048), (16, 512, 512), (16, 2048, 2048))
+    assert set(extreme_shapes(manifest)) - set(shapes) == set(left_out(manifest))
+    parity = Parity(
+        reference="r",
+        inputs="i",
+        device="cpu",
+        tolerance=TOLERANCES["fp32"],
+        shapes=(),
+        verdict="passed",
+        left_out=((16, 8, 9),),
+    )
+    row = next(check for check in parity.checks if check.name == "logits and masks, 16 x 8x9")
+    assert row.verdict == "skipped"
+    assert "--shape 16x8x9" in row.reason
+
+
+def test_the_ends_of_every_profile(tensorrt_artifact):
+    """An engine is verified at both ends and the best of each of its profiles."""
+    import msgspec
+
+    engine = msgspec.structs.replace(
+        tensorrt_artifact.manifest.engine,
+        profiles=(
+            Profile(min=(1, 32, 32), opt=(1, 64, 64), max=(2, 128, 96)),
+            Profile(min=(4, 256, 256), opt=(4, 256, 256), max=(8, 2048, 2048)),
+        ),
+    )
+    manifest = msgspec.structs.replace(tensorrt_artifact.manifest, engine=engine)
+    shapes = default_shapes(manifest)
+    assert {(1, 32, 32), (1, 64, 64), (2, 128, 96), (4, 256, 256), (8, 256, 256)} < set(shapes)
+    assert (8, 2048, 2048) in left_out(manifest)
 
 
 def test_the_last_batch_is_filled_up(copied, onnx_artifact, pictures):
