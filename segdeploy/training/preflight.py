@@ -99,6 +99,25 @@ def check_data(config: Any) -> None:
             _check_classes(dataset, Path(root))
 
 
+def check_some(config: Any) -> None:
+    """Every list and folder of images names one: of an empty one MMEngine says that there is no array to concatenate.
+
+    Raises:
+        InputError: names the list or the folder.
+    """
+    for dataset in (one for loader in ("train_dataloader", "val_dataloader") for one in datasets_of(config, loader)):
+        root, prefix = Path(dataset.get("data_root") or ""), dataset.get("data_prefix") or {}
+        listed = dataset.get("ann_file")
+        if listed and (root / listed).is_file():
+            where, some = f"the list '{root / listed}'", bool((root / listed).read_bytes().strip())
+        elif not listed and (images := prefix.get("img_path")):
+            where, some = f"the folder '{root / images}'", any(path.is_file() for path in (root / images).rglob("*"))
+        else:
+            continue
+        if not some:
+            raise InputError(expected=f"images in {where}", got="none", fix="see what else is wrong: segdeploy data check")
+
+
 def check_files(runner: Any) -> None:
     """Every image and label is there before an hour is spent; stating 10,000 files takes a fraction of a second.
 

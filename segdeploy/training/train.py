@@ -17,7 +17,7 @@ from segdeploy.models.checkpoint import WORK_DIRS, load_checkpoint, load_plain
 from segdeploy.models.configs import load_config
 from segdeploy.models.packages import load_mmseg
 from segdeploy.training.distributed import Place, connected, place_from
-from segdeploy.training.preflight import check_data, check_files, check_keys, check_padding, move_data
+from segdeploy.training.preflight import check_data, check_files, check_keys, check_padding, check_some, move_data
 from segdeploy.training.schedule import change_length, iterations_per_epoch, length_of
 
 
@@ -130,6 +130,7 @@ def configure(config: str, settings: Settings, place: Place | None = None) -> tu
     _choose_start(loaded, work_dir, settings)
     check_padding(loaded)
     check_data(loaded)
+    check_some(loaded)
     if settings.epochs is not None or settings.iterations is not None:
         per_epoch = _iterations_per_epoch(loaded, place.world if place else 1)
         if settings.epochs is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,10 +144,48 @@ def test_lists(voc_sbd, tmp_path):
     }
 
 
-def test_every_kind_is_planted():
-    """A new kind of finding needs a case in this file."""
-    text = Path(__file__).read_text(encoding="utf-8")
-    assert [kind for kind in KINDS if f'"{kind}"' not in text] == []
+def save(values, path):
+    Image.fromarray(np.asarray(values, np.uint8)).save(path)
+
+
+def rename_both(root, old, new):
+    for folder in ("img_dir", "ann_dir"):
+        (root / folder / old).rename(root / folder / new)
+
+
+# One thing made wrong with the files of the clean data set, or with its lists.
+WRONG_FILES = {
+    "no image listed": lambda root: (root / "img_dir/test").mkdir(),
+    "label map missing": lambda root: (root / "ann_dir/train/p0.png").unlink(),
+    "label map of no image": lambda root: save(random_label(0), root / "ann_dir/train/alone.png"),
+    "image cannot be read": lambda root: (root / "img_dir/train/p0.png").write_bytes(b"no picture"),
+    "label map cannot be read": lambda root: (root / "ann_dir/train/p0.png").write_bytes(b"no picture"),
+    "label map is a colour picture": lambda root: save(np.zeros((*SIZE, 3)), root / "ann_dir/train/p0.png"),
+    "sizes differ": lambda root: save(random_label(0)[1:], root / "ann_dir/train/p0.png"),
+    "label out of range": lambda root: save(np.full(SIZE, len(CLASSES)), root / "ann_dir/train/p0.png"),
+    "same picture in two splits": lambda root: shutil.copy(root / "img_dir/train/p0.png", root / "img_dir/val/p4.png"),
+    "same name in two splits": lambda root: rename_both(root, "val/p4.png", "val/p0.png"),
+    "nothing but void": lambda root: save(np.full(SIZE, 255), root / "ann_dir/train/p0.png"),
+    "class never occurs": lambda root: [save(np.zeros(SIZE), path) for path in (root / "ann_dir/val").iterdir()],
+}
+WRONG_LISTS = {
+    "listed twice": lambda train, val: ((*train, train[0]), val),
+    "in two splits": lambda train, val: (train, (*val, train[0])),
+    "image missing": lambda train, val: ((replace(train[0], image=train[0].image.with_name("no.png")), *train[1:]), val),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_alone(kind, clean):
+    """Each kind of thing that can be wrong is found where it is all that is wrong, and taken for nothing else."""
+    if kind in WRONG_LISTS:
+        dataset = splits_of_folder(clean)
+        pairs = WRONG_LISTS[kind](*(split.pairs for split in dataset.splits))
+        dataset = replace(dataset, splits=tuple(map(lambda one, new: replace(one, pairs=new), dataset.splits, pairs)))
+    else:
+        WRONG_FILES[kind](clean)
+        dataset = splits_of_folder(clean)
+    assert [one.kind for one in check(dataset, workers=1).findings] == [kind]
 
 
 def test_class_that_never_occurs(clean):

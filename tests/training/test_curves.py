@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
 import statistics
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -301,9 +304,9 @@ def test_many_runs(write, panels):
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn["lr"].lines}) == 16
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+@pytest.mark.parametrize("suffix", curve_plots.FORMATS)
 def test_files(write, tmp_path, suffix):
-    """Each kind of file is written whole, the same each time; a name with '$' is no formula."""
+    """Each kind of file that is offered is written whole, the same each time; a name with '$' is no formula."""
     run = read_run(write("price$a$", by_epoch(1, 4)))
     out = tmp_path / "new" / f"x{suffix}"
     draw_curves([run], ["loss", "lr", "mIoU", "aAcc"], out)
@@ -311,33 +314,52 @@ def test_files(write, tmp_path, suffix):
     draw_curves([run], ["loss", "lr", "mIoU", "aAcc"], out)
     assert out.read_bytes() == data
     assert [path.name for path in out.parent.iterdir()] == [out.name]
+    assert data.startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix])
     if suffix == ".png":
         assert min(Image.open(out).size) > 800
     elif suffix == ".svg":
         text = data.decode()
         assert re.search(r"<text [^>]*>price\$a\$ [^<]*best mIoU", text)
         assert "best mIoU 40.00 at epoch 4" in text
-    else:
-        assert data.startswith(b"%PDF")
 
 
-def test_nothing_finite(write, tmp_path):
-    """A run that diverged from the start is drawn as far as there is anything."""
+def test_nothing_finite(write, panels):
+    """A run that diverged from the start is drawn as far as there is anything: its learning rate, and no best mIoU."""
     lines = [line | {"loss": math.nan} if "loss" in line else line | {"mIoU": math.nan} for line in by_epoch(1, 2)]
-    draw_curves([read_run(write("a", lines))], ["loss", "mIoU"], tmp_path / "x.png")
-    assert (tmp_path / "x.png").is_file()
+    run = read_run(write("a", lines))
+    drawn, legend = panels([run], ["loss", "lr", "mIoU"])
+    assert np.isfinite(drawn["lr"].lines[0].get_ydata()).all()
+    assert not any(np.isfinite(line.get_ydata()).any() for key in ("loss", "mIoU") for line in drawn[key].lines)
+    assert legend == ["a"]
 
 
 def test_bad_output(write, tmp_path, monkeypatch):
-    """An unknown suffix, a folder that cannot be written and a missing matplotlib are one line, and nothing is left."""
+    """An unknown suffix, a folder that cannot be written and a missing matplotlib are one line."""
     run = read_run(write("a", by_epoch(1, 1)))
     with pytest.raises(InputError, match=r"ending in \.svg, \.png, \.pdf; got 'x\.bmp'"):
-        draw_curves([run], ["loss"], tmp_path.__class__("x.bmp"))
+        draw_curves([run], ["loss"], Path("x.bmp"))
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can be written"):
         draw_curves([run], ["loss"], tmp_path / "file" / "x.png")
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"segdeploy\[bench\]"):
         draw_curves([run], ["loss"], tmp_path / "x.png")
-    assert not (tmp_path / "x.png").exists()
-    assert curve_plots.FORMATS == (".svg", ".png", ".pdf")
+
+
+def test_a_picture_that_fails_half_way(write, tmp_path, monkeypatch):
+    """The picture that was there stays as it was, and nothing lies beside it."""
+    from matplotlib.figure import Figure
+
+    run = read_run(write("a", by_epoch(1, 1)))
+    out = tmp_path / "pictures" / "x.png"
+    draw_curves([run], ["loss"], out)
+    before = out.read_bytes()
+
+    def half(figure, path, **named):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(InputError, match="No space left"):
+        draw_curves([run], ["lr"], out)
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == {"x.png": before}

@@ -95,11 +95,29 @@ def test_missing_image(synthetic, tmp_path, tiny):
 
 
 def test_no_images(synthetic, tmp_path, tiny):
-    """An empty list is one line, not a run of nothing."""
+    """An empty list is one line that names it, and not a run of nothing, nor what MMEngine says of it."""
     shutil.copytree(synthetic, tmp_path / "data")
-    (tmp_path / "data/VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt").write_text("")
-    with pytest.raises((InputError, ConfigError)):
+    (tmp_path / "data/VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt").write_text("\n")
+    with pytest.raises(InputError, match=r"expected images in the list '.*Segmentation/train\.txt'; got none"):
         train(CONFIG, Settings(work_dir=tmp_path / "run", data_root=tmp_path / "data", options=tiny))
+
+
+def test_no_images_in_a_folder(labelled_root, tmp_path, tiny):
+    """The same where a config names folders and no lists."""
+    shutil.copytree(labelled_root, tmp_path / "data")
+    (tmp_path / "data/img_dir/train").mkdir()
+    (tmp_path / "data/ann_dir/train").mkdir()
+    folders = {
+        f"{part}_dataloader.dataset.{key}": value
+        for part in ("train", "val")
+        for key, value in {
+            "ann_file": "",
+            "data_prefix.img_path": f"img_dir/{part}",
+            "data_prefix.seg_map_path": f"ann_dir/{part}",
+        }.items()
+    }
+    with pytest.raises(InputError, match=r"expected images in the folder '.*img_dir/train'; got none"):
+        configure(CONFIG, Settings(work_dir=tmp_path / "run", data_root=tmp_path / "data", options=tiny | folders))
 
 
 def test_fewer_images_than_a_batch(synthetic, tmp_path, tiny):
@@ -171,12 +189,12 @@ def test_data_root_reaches_wrapped_data_sets(tmp_path):
 
 
 def make_voc(root):
-    """The folders and lists that a VOC config asks for, empty."""
+    """The folders and lists that a VOC config asks for; the image that these name is not there."""
     voc = root / "VOCdevkit" / "VOC2012"
     for folder in ("JPEGImages", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"):
         (voc / folder).mkdir(parents=True)
     for split in ("train", "val", "aug"):
-        (voc / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("")
+        (voc / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("2007_000001\n")
     return voc
 
 
@@ -214,20 +232,26 @@ def test_channels_last(synthetic, tmp_path, tiny):
     load_checkpoint(result.checkpoint)
 
 
-def test_compile_is_for_training_alone(synthetic, tmp_path, tiny, monkeypatch):
-    """Each part is compiled, used in training steps, and left out where validation runs images of many sizes."""
+def test_compile_is_for_training_alone(synthetic, run, tmp_path, tiny, monkeypatch):
+    """Each part is one graph of torch's compiler, run at the crop's size in training steps alone; it learns the same."""
     import torch
 
-    calls = []
+    compile_for_real, graphs, calls = torch.compile, [], []
 
-    def compiled(function):
-        def forward(*inputs):
-            calls.append(function.__self__)
-            return function(*inputs)
+    def as_it_is(graph, _):
+        """A compiler's last part, which generates code, left out: the graph that was captured runs as it is."""
+        name = f"graph {len(graphs)}"
+        graphs.append(name)
 
-        return forward
+        def call(*inputs):
+            calls.append((name, torch.is_grad_enabled()))
+            return graph(*inputs)
 
-    monkeypatch.setattr(torch, "compile", compiled)
-    options = tiny | {"train_cfg.val_interval": "1"}
-    train(CONFIG, Settings(work_dir=tmp_path, data_root=synthetic, compile=True, options=options))
-    assert [type(part).__name__ for part in calls] == ["ResNet", "UPerHead"] * 2
+        return call
+
+    monkeypatch.setattr(torch, "compile", lambda part: compile_for_real(part, backend=as_it_is))
+    compiled = train(CONFIG, Settings(work_dir=tmp_path, data_root=synthetic, compile=True, options=tiny))
+    assert calls == [("graph 0", True), ("graph 1", True)] * 2  # the backbone's and the head's, in each of two steps
+    ours, plain = (load_checkpoint(one.checkpoint).state_dict for one in (compiled, run))
+    for name, values in plain.items():
+        torch.testing.assert_close(ours[name], values, msg=lambda text, name=name: f"{name}: {text}")
