@@ -232,12 +232,14 @@ class Divergence(Struct, frozen=True):
         module: the first module whose output differs, or in whose own code it does; empty outside of the network.
         detail: in words.
         layers: those that add most, the worst first.
+        sure: False where something that could be at fault was not looked at.
     """
 
     stage: Stage
     module: str
     detail: str
     layers: tuple[LayerError, ...] = ()
+    sure: bool = True
 
 
 class Check(Struct, frozen=True):

@@ -11,10 +11,12 @@ from segdeploy.artifact.manifest import Manifest
 from segdeploy.artifact.verdict import Divergence, Parity
 from segdeploy.images.arrays import Image, Labels, Logits
 from segdeploy.images.resize import reduce_logits, resize_logits
+from segdeploy.parity.comparison import explained, full_logits, leads
 from segdeploy.parity.eager_probe import eager_layers
 from segdeploy.parity.judge import WorstImage
-from segdeploy.parity.layers import compare_layers, relative_error
+from segdeploy.parity.layers import compare_layers, relative_error, rounding
 from segdeploy.parity.sessions import Recorder, filled
+from segdeploy.parity.tolerance import RESIZE_ROUNDING
 from segdeploy.runtime import Session
 from segdeploy.runtime.backend import find_backend
 from segdeploy.runtime.backends.eager import EagerSession
@@ -37,13 +39,42 @@ def diagnose(parity: Parity, worst: WorstImage | None, candidate: Recorder, orig
         return _of_runs(parity)
     manifest = candidate.base.manifest
     shapes_failed = any(shape.verdict == "failed" for shape in parity.shapes)
-    if shapes_failed and _logits_differ(parity):
-        return _inside(worst, candidate, original)
-    if shapes_failed or (parity.labels and parity.labels.verdict == "failed"):
-        place = "in the graph" if shapes_failed else "on the way to the picture's own size"
-        told = wrong_resize(worst.logits, worst.candidate, manifest) or "the resize or the argmax differs"
-        return Divergence(stage="postprocessing", module="", detail=f"the logits agree, the labels do not: {place}, {told}")
-    return _of_runs(parity)
+    labels = parity.labels
+    if not (shapes_failed or (labels and labels.verdict == "failed")):
+        return _of_runs(parity)
+    if shapes_failed:
+        broken = _wrong_mask(worst.image, candidate)
+        if _logits_differ(parity) or not broken:
+            found = _inside(worst, candidate, original)
+            return msgspec.structs.replace(found, detail=f"{found.detail}; and {broken}") if broken else found
+        return Divergence(
+            stage="postprocessing", module="", detail=f"the logits agree, the labels do not: in the graph, {broken}"
+        )
+    assert labels is not None
+    if not labels.labels.firm and manifest.precision != "fp32":
+        return _inside(worst, candidate, original)  # what the logits are off by explains every label that differs
+    told = wrong_resize(worst.logits, worst.candidate, manifest) or "the resize or the argmax differs"
+    detail = f"the logits agree, the labels do not: on the way to the picture's own size, {told}"
+    return Divergence(stage="postprocessing", module="", detail=detail)
+
+
+def _wrong_mask(image: Image, candidate: Recorder) -> str:
+    """What is wrong between a candidate's own logits and its own mask of a picture; empty where one follows from the other."""
+    manifest = candidate.base.manifest
+    candidate.begin(manifest.preprocess.resize)
+    found = candidate.run(np.ascontiguousarray(image)[None])
+    assert found.logits is not None
+    mask, logits = found.mask[0], found.logits[0]
+    if not np.isfinite(logits).all():
+        return ""
+    full = full_logits(logits, mask.shape, manifest)
+    flipped = reduce_logits(full[None], manifest.postprocess.cutoff)[0] != mask
+    if not flipped.any():
+        return ""
+    lead = leads(full[:, flipped], mask[flipped], manifest.postprocess.cutoff)
+    if (lead <= 2 * explained(0.0, logits, RESIZE_ROUNDING[manifest.precision])).all():
+        return ""
+    return wrong_resize(logits, mask, manifest) or "the resize or the argmax differs"
 
 
 def wrong_resize(logits: Logits, candidate: Labels, manifest: Manifest) -> str:
@@ -82,9 +113,12 @@ def _of_runs(parity: Parity) -> Divergence:
         return Divergence(stage="runtime", module="", detail=parity.determinism.reason)
     if parity.task is not None and parity.task.verdict == "failed":
         return Divergence(
-            stage="precision", module="", detail="no single image differs beyond the tolerance; over all of them mIoU does"
+            stage="precision",
+            module="",
+            detail=f"no single image differs beyond the tolerance; over all of them mIoU does: {parity.task.reason}",
+            sure=False,
         )
-    return Divergence(stage="unknown", module="", detail="no image tells where")
+    return Divergence(stage="unknown", module="", detail="no image tells where", sure=False)
 
 
 def _logits_differ(parity: Parity) -> bool:
@@ -108,14 +142,23 @@ def _inside(worst: WorstImage, candidate: Recorder, original: Session) -> Diverg
     if find is None or not isinstance(original, EagerSession):
         why = f"{manifest.format} shows no layers" if find is None else "stored outputs show no layers"
         detail = f"the logits differ; {why}: verify the ONNX export of the same checkpoint, where mmseg is, to see which"
-        return Divergence(stage="graph", module="", detail=detail)
+        return Divergence(stage="graph", module="", detail=detail, sure=False)
     batch = filled(worst.image[None], manifest)
-    found = compare_layers(eager_layers(original, batch), find(artifact, batch), manifest.precision)
+    theirs, watched = eager_layers(original, batch), find(artifact, batch)
+    found = compare_layers(theirs, watched, manifest.precision)
+    if found is None and manifest.precision != "fp32" and _as_watched(ours, watched[-1].made[0], worst.logits):
+        return rounding(theirs, watched, manifest.precision)
     if found is None:
         detail = "every layer agrees while it is watched: the runtime's own optimisation of the graph makes the difference"
         return Divergence(stage="runtime", module="", detail=detail)
     exchanged = _exchanged(worst.logits, ours[0], manifest.classes)
     return msgspec.structs.replace(found, detail=f"{found.detail}; {exchanged}") if exchanged else found
+
+
+def _as_watched(logits: Logits, watched: Logits, reference: Logits) -> bool:
+    """Whether the graph shows most of the error while it is watched too: else it is the runtime's."""
+    beside = relative_error(watched[:1], logits)
+    return beside is not None and beside <= 0.5 * (relative_error(reference[None], logits) or 0.0)
 
 
 def _logits(candidate: Recorder, image: Image) -> Logits:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.runtime.backends.eager import EagerSession
-from segdeploy.runtime.layer_run import LayerRun
+from segdeploy.runtime.layer_run import LayerRun, logits_run
 
 
 def eager_layers(session: EagerSession, images: NDArray[np.uint8]) -> list[LayerRun]:
@@ -44,11 +44,13 @@ def eager_layers(session: EagerSession, images: NDArray[np.uint8]) -> list[Layer
         elif isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  likewise
             handles.append(module.register_forward_hook(fold))
     try:
-        session.run(images)
+        logits = session.run(images, logits=True).logits
     finally:
         for handle in handles:
             handle.remove()
-    return [LayerRun(path, kind, given, tuple(made)) for path, kind, given, made in found]
+    assert logits is not None
+    runs = [LayerRun(path, kind, given, tuple(made)) for path, kind, given, made in found]
+    return [*runs, logits_run(logits, named=True)]
 
 
 def _host(tensor: Any) -> NDArray[Any]:

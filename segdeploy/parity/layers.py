@@ -1,7 +1,7 @@
 """Layers of two models side by side: the first whose output differs, and what each adds to the error.
 
 A layer is what has weights: a convolution or a matrix product with them. Everything else (pooling, resizing, activations,
-sums) lies between layers, and shows in what the next layer is given.
+sums) lies between layers, and shows in what the next layer is given. The logits stand behind the last one.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.artifact.manifest import Precision
 from segdeploy.artifact.verdict import Divergence, LayerError, Stage
-from segdeploy.runtime.layer_run import LayerRun
+from segdeploy.runtime.layer_run import LOGITS, LayerRun
 
 # From this relative error on a layer counts as different. In float32 layers agree to about 1e-6; an fp16 or int8 model
 # collects its rounding from layer to layer, and is judged by what each layer adds.
 _LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1e-1}
+# A whole tensor can hide one bad value: that counts as a tenth of what it is off by, of the largest value there is.
+_PEAK_SHARE = 0.1
 _QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
 _SHOWN = 5
 
@@ -40,9 +43,12 @@ def compare_layers(reference: Sequence[LayerRun], candidate: Sequence[LayerRun],
         reference: its layers, in the order in which they ran.
         candidate: likewise; matched by module, or by order where it does not know its modules.
         precision: of the candidate.
+
+    Returns:
+        Not sure where a layer on either side has no counterpart, and so was not compared.
     """
-    pairs = _match(reference, candidate)
-    if pairs is None:
+    pairs, alone = _match(reference, candidate)
+    if not pairs:
         return Divergence(
             stage="graph",
             module="",
@@ -50,25 +56,44 @@ def compare_layers(reference: Sequence[LayerRun], candidate: Sequence[LayerRun],
             "it is another network",
         )
     limit = _LIMITS[precision]
-    first = pairs[0]
-    if _differs(first.given, limit):
+    found = None
+    if _differs(pairs[0].given, limit):
         detail = (
-            f"the first layer, {first.theirs.module}, is given another input ({_percent(first.given)} off): normalisation, "
+            f"the first layer, {pairs[0].theirs.module}, is given another input ({_percent(pairs[0].given)} off): "
+            "normalisation, channel order or padding differ"
         )
-        return Divergence(stage="preprocessing", module="", detail=detail + "channel order or padding differ")
+        return _told_alone(Divergence(stage="preprocessing", module="", detail=detail), alone)
     layers = _worst(pairs)
     for index, pair in enumerate(pairs):
         found = _at(pair, pairs[:index], layers, precision)
         if found is not None:
-            return found
+            return _told_alone(found, alone)
     if precision != "fp32" and layers and _differs(layers[0].added, limit):
-        return Divergence(
-            stage="precision",
-            module=layers[0].module,
-            detail=f"the layer that adds most to the error in {precision}",
-            layers=layers,
-        )
+        detail = f"the layer that adds most to the error in {precision}"
+        return _told_alone(Divergence(stage="precision", module=layers[0].module, detail=detail, layers=layers), alone)
+    if alone:
+        found = Divergence(stage="graph", module=alone[0], detail="every layer that has a counterpart agrees")
+        return _told_alone(found, alone)
     return None
+
+
+def rounding(reference: Sequence[LayerRun], candidate: Sequence[LayerRun], precision: Precision) -> Divergence:
+    """What a lower precision adds up to where no layer stands out: the layers that add most."""
+    pairs, alone = _match(reference, candidate)
+    layers = _worst(pairs)
+    last = pairs[-1].made
+    detail = (
+        f"no layer stands out: the rounding of {precision} adds up over {len(pairs)} of them, to {_percent(last)} of the logits"
+    )
+    return _told_alone(Divergence(stage="precision", module="", detail=detail, layers=layers), alone)
+
+
+def _told_alone(found: Divergence, alone: Sequence[str]) -> Divergence:
+    if not alone:
+        return found
+    shown = ", ".join(alone[:_SHOWN]) + (", ..." if len(alone) > _SHOWN else "")
+    detail = f"{found.detail}; not compared, having no counterpart: {len(alone)} layers ({shown})"
+    return msgspec.structs.replace(found, detail=detail, sure=False)
 
 
 def _at(pair: _Pair, before: Sequence[_Pair], layers: tuple[LayerError, ...], precision: Precision) -> Divergence | None:
@@ -97,24 +122,37 @@ def relative_error(reference: NDArray[Any], candidate: NDArray[Any]) -> float | 
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-12))
 
 
-def _match(reference: Sequence[LayerRun], candidate: Sequence[LayerRun]) -> list[_Pair] | None:
-    known = all(layer.module for layer in candidate)
-    if not known:
-        chosen = list(zip(reference, candidate, strict=True)) if len(reference) == len(candidate) else None
-    else:
-        runs = defaultdict(list)
-        for layer in reference:
-            runs[layer.module].append(layer)
-        chosen = [(runs[layer.module].pop(0), layer) for layer in candidate if runs[layer.module]]
-    if not chosen:
-        return None
-    return [_pair(theirs, ours) for theirs, ours in chosen]
+def _layer_error(reference: NDArray[Any], candidate: NDArray[Any]) -> float | None:
+    """``relative_error``, or ``_PEAK_SHARE`` of the largest difference over the largest value, where that is more."""
+    found = relative_error(reference, candidate)
+    if found is None or not np.isfinite(found) or not reference.size:
+        return found
+    peak = float(np.abs(reference.astype(np.float64) - candidate).max()) / max(float(np.abs(reference).max()), 1e-12)
+    return max(found, _PEAK_SHARE * peak)
+
+
+def _match(reference: Sequence[LayerRun], candidate: Sequence[LayerRun]) -> tuple[list[_Pair], list[str]]:
+    """Pairs, in the candidate's order, and the modules of either side that have no counterpart."""
+    if not all(layer.module for layer in candidate):
+        same = len(reference) == len(candidate)
+        return ([_pair(*both) for both in zip(reference, candidate, strict=True)] if same else []), []
+    runs = defaultdict(list)
+    for layer in reference:
+        runs[layer.module].append(layer)
+    chosen, alone = [], []
+    for layer in candidate:
+        if runs[layer.module]:
+            chosen.append(_pair(runs[layer.module].pop(0), layer))
+        else:
+            alone.append(layer.module)
+    alone += [layer.module for left in runs.values() for layer in left]
+    return ([] if all(pair.theirs.op == LOGITS for pair in chosen) else chosen), list(dict.fromkeys(alone))
 
 
 def _pair(theirs: LayerRun, ours: LayerRun) -> _Pair:
-    errors = [relative_error(made, ours.made[0]) for made in theirs.made]
+    errors = [_layer_error(made, ours.made[0]) for made in theirs.made]
     made = min((error for error in errors if error is not None), default=None)
-    return _Pair(theirs, ours, relative_error(theirs.given, ours.given), made)
+    return _Pair(theirs, ours, _layer_error(theirs.given, ours.given), made)
 
 
 def _differs(error: float | None, limit: float) -> bool:
@@ -148,7 +186,7 @@ def _between(pair: _Pair, layers: tuple[LayerError, ...], precision: Precision) 
 
 def _worst(pairs: Sequence[_Pair]) -> tuple[LayerError, ...]:
     rows = []
-    for pair in pairs:
+    for pair in (pair for pair in pairs if pair.theirs.op != LOGITS):
         added = None if pair.made is None or pair.given is None else max(pair.made - pair.given, 0.0)
         relative = None if pair.made is None or not np.isfinite(pair.made) else pair.made
         rows.append(LayerError(module=pair.theirs.module, op=pair.ours.op, relative=relative, added=added))

@@ -101,7 +101,7 @@ def told_divergence(parity: Parity) -> list[str]:
     if found is None:
         return []
     where = f"{found.stage}, {found.module}" if found.module else found.stage
-    lines = [f"where: {where}: {found.detail}"]
+    lines = [f"where{'' if found.sure else ' (not sure)'}: {where}: {found.detail}"]
     for layer in found.layers:
         relative = "not finite" if layer.relative is None else f"{100 * layer.relative:.3g} % off"
         added = "" if layer.added is None else f", of which it adds {100 * layer.added:.3g}"

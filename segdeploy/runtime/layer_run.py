@@ -7,6 +7,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+# Stands behind the layers for the logits as they leave the network: what happens to them behind the last layer shows there.
+LOGITS = "logits"
+
 
 @dataclass(frozen=True)
 class LayerRun:
@@ -25,3 +28,14 @@ class LayerRun:
     given: NDArray[Any]
     made: tuple[NDArray[Any], ...]
     between: tuple[tuple[str, str], ...] = ()
+
+
+def logits_run(logits: NDArray[Any], *, named: bool, between: tuple[tuple[str, str], ...] = ()) -> LayerRun:
+    """The logits as if they were a layer, the last one.
+
+    Args:
+        logits: float32 [N, K, h, w].
+        named: whether the other layers of this run are.
+        between: as of a layer.
+    """
+    return LayerRun(LOGITS if named else "", LOGITS, logits, (logits,), between)

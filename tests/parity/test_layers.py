@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from segdeploy.parity.layers import compare_layers, relative_error
-from segdeploy.runtime.layer_run import LayerRun
+from segdeploy.runtime.layer_run import LayerRun, logits_run
 
 
 def layer(module, given, made, between=()):
@@ -71,3 +71,39 @@ def test_relative_error():
     assert relative_error(a, b) == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(a))
     assert relative_error(a, b[:-1]) == float("inf")
     assert relative_error(a, np.where(a > 0, np.nan, a)) is None
+
+
+def test_one_bad_value_in_a_large_tensor():
+    """A relative length of 1e-4 hides it; the largest difference does not."""
+    values = np.random.default_rng(0).normal(size=100_000)
+    bad = values.copy()
+    bad[777] += 0.02 * np.abs(values).max()
+    assert relative_error(values, bad) < 3e-4
+    assert relative_error(values, values + (bad - values) * 0.2) < 1e-4
+    slightly = values + (bad - values) * 0.2
+    reference = [layer("a", [1, 2], [3, 4]), layer("b", [3, 4], values), layer("c", values, [7, 8])]
+    candidate = [reference[0], layer("b", [3, 4], slightly), layer("c", slightly, [7, 8])]
+    assert compare_layers(reference, candidate, "fp32").module == "b"
+
+
+def test_layers_without_a_counterpart_are_shown():
+    """Renamed or missing layers were not compared: what is said is not sure, whether something else differs or nothing."""
+    renamed = [REFERENCE[0], layer("head.b", [3, 4], [5, 9]), layer("c", [5, 6], [7, 8])]
+    found = compare_layers(REFERENCE, renamed, "fp32")
+    assert not found.sure
+    assert "2 layers (head.b, b)" in found.detail
+    worse = [*renamed[:2], layer("c", [5, 9], [7, 11])]
+    found = compare_layers(REFERENCE, worse, "fp32")
+    assert not found.sure
+    assert "head.b" in found.detail
+
+
+def test_behind_the_last_layer():
+    """What happens to the logits behind the last layer is no runtime's fault."""
+    good = [*REFERENCE, logits_run(np.array([7.0, 8.0]), named=True)]
+    clipped = [*REFERENCE, logits_run(np.array([7.0, 7.5]), named=True, between=(("head", "Clip"),))]
+    assert compare_layers(good, good, "fp32") is None
+    found = compare_layers(good, clipped, "fp32")
+    assert (found.stage, found.module) == ("graph", "head")
+    assert "Clip" in found.detail
+    assert "logits" not in [one.module for one in found.layers]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.artifact.folder import Artifact
-from segdeploy.runtime.layer_run import LayerRun
+from segdeploy.runtime.layer_run import LayerRun, logits_run
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"}
 _PRODUCTS = {"Gemm", "MatMul"}
@@ -42,19 +42,20 @@ def onnx_layers(artifact: Artifact, images: NDArray[np.uint8]) -> list[LayerRun]
         path = Path(folder) / "model.onnx"
         onnx.save(model, path, save_as_external_data=model.ByteSize() > 1_900_000_000)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        names = [name for name in kept if name not in artifact.manifest.input.name]
+        names = [name for name in dict.fromkeys((*kept, "logits")) if name != artifact.manifest.input.name]
         values = dict(zip(names, session.run(names, {"image": images}), strict=True))
     ends = {name for node in layers for name in node.output}
-    return [
+    found = [
         LayerRun(
             _module(node.name),
             node.op_type,
             values[node.input[0]],
             (values[node.output[0]],),
-            _between(node, makers, ends),
+            _between(node.input[0], makers, ends),
         )
         for node in layers
     ]
+    return [*found, logits_run(values["logits"], named=True, between=_between("logits", makers, ends))]
 
 
 def _is_layer(node: Any, weights: set[str], makers: dict[str, Any]) -> bool:
@@ -76,10 +77,10 @@ def _module(node: str) -> str:
     return node.rpartition("/")[0]
 
 
-def _between(node: Any, makers: dict[str, Any], ends: set[str]) -> tuple[tuple[str, str], ...]:
-    """The operations from the layers before to a layer's input, in the order of the graph."""
+def _between(given: str, makers: dict[str, Any], ends: set[str]) -> tuple[tuple[str, str], ...]:
+    """The operations from the layers before to what a layer is given, in the order of the graph."""
     found: dict[str, tuple[str, str]] = {}
-    todo = [node.input[0]]
+    todo = [given]
     while todo:
         name = todo.pop()
         maker = makers.get(name)

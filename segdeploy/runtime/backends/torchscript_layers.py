@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.artifact.folder import Artifact
-from segdeploy.runtime.layer_run import LayerRun
+from segdeploy.runtime.layer_run import LayerRun, logits_run
 
 _LAYERS = {"aten::_convolution", "aten::conv2d", "aten::linear", "aten::addmm"}
 
@@ -48,4 +48,6 @@ def torchscript_layers(artifact: Artifact, images: NDArray[np.uint8]) -> list[La
     with torch.inference_mode():
         values = function(module._c, torch.from_numpy(images))  # noqa: SLF001  the graph's own first input
     tensors = [value.float().numpy() for value in values[len(values) - 2 * len(found) :]]
-    return [LayerRun("", op, tensors[2 * index], (tensors[2 * index + 1],)) for index, op in enumerate(found)]
+    runs = [LayerRun("", op, tensors[2 * index], (tensors[2 * index + 1],)) for index, op in enumerate(found)]
+    own = values[0] if isinstance(values[0], tuple) else values[: len(values) - 2 * len(found)]  # mask and logits
+    return [*runs, logits_run(own[1].float().numpy(), named=False)]
