@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from segdeploy.base.errors import CheckpointError, ConfigError
 from segdeploy.models.checkpoint import Checkpoint
 from segdeploy.models.packages import load_mmseg
+from segdeploy.models.registry import INITIAL_WEIGHTS, without_imports
 from segdeploy.models.supported import check_inference, fix_draws
 
 
@@ -31,8 +33,9 @@ def build_model(checkpoint: Checkpoint) -> Any:
     # Only training uses them, and a deployed model should not carry them.
     config.pop("auxiliary_head", None)
     _drop_downloads(config)
+    imports = contextlib.nullcontext() if checkpoint.config_trusted else without_imports()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), imports:
             warnings.simplefilter("ignore")  # mmseg warns of its losses' defaults, which matter to training alone
             model = MODELS.build(ConfigDict(config))
     except (KeyError, TypeError, ValueError, AssertionError, ImportError, AttributeError, RuntimeError) as error:
@@ -72,8 +75,8 @@ def _load_weights(model: Any, checkpoint: Checkpoint) -> None:
 def _drop_downloads(config: Any) -> None:
     """Initial weights would be fetched and then overwritten by the checkpoint's. They may stand at any depth."""
     if isinstance(config, dict):
-        config.pop("init_cfg", None)
-        config.pop("pretrained", None)
+        for key in INITIAL_WEIGHTS:
+            config.pop(key, None)
     for part in config.values() if isinstance(config, dict) else config:
         if isinstance(part, (dict, list, tuple)):
             _drop_downloads(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from segdeploy.base.errors import CheckpointError, ConfigError, MissingExtraError
-from segdeploy.base.files import sha256_file
 from segdeploy.models.config_text import parse_config_text
 from segdeploy.models.configs import load_config
+from segdeploy.models.registry import checked_config
 
 # Where trainings leave their checkpoints, unless told otherwise.
 WORK_DIRS = Path("work_dirs")
@@ -30,6 +31,8 @@ class Checkpoint:
         state_dict: name -> tensor on the CPU; None for random weights.
         config: the mmseg config as plain data.
         config_sha256: of the config's text.
+        config_trusted: the user passed the config, so that it may name any code; False for the one stored in the checkpoint,
+            which names what mmseg registered and nothing else (see ``segdeploy.models.registry``).
         dataset_meta: classes and palette as the training recorded them; may be empty.
         random_weights: nobody trained it; see ``segdeploy.models.random_weights``.
     """
@@ -39,6 +42,7 @@ class Checkpoint:
     state_dict: Mapping[str, Any] | None
     config: Mapping[str, Any]
     config_sha256: str
+    config_trusted: bool
     dataset_meta: Mapping[str, Any]
     random_weights: bool = False
 
@@ -54,14 +58,15 @@ def load_checkpoint(path: Path, config: str | None = None) -> Checkpoint:
     Args:
         path: a .pth file.
         config: an mmseg config that the caller trusts (see ``find_config``; it is Python, executed as mmseg would);
-            None to take the one stored in the checkpoint, which is parsed as literals and never executed.
+            None to take the one stored in the checkpoint, which is parsed as literals, never executed, and may name only what
+            mmseg registered.
 
     Raises:
         CheckpointError: missing, truncated, not a checkpoint, holding objects other than plain data, or without a config.
-        ConfigError: the config cannot be read.
-        MissingExtraError: PyTorch is not installed.
+        ConfigError: the config cannot be read, or names what could run code.
+        MissingExtraError: PyTorch or mmseg is not installed.
     """
-    content = load_plain(path)
+    content, sha256 = _load_hashed(path)
     state_dict = content.get("state_dict", content)
     tensors = isinstance(state_dict, Mapping) and state_dict and all(hasattr(v, "shape") for v in state_dict.values())
     if not tensors:
@@ -74,22 +79,26 @@ def load_checkpoint(path: Path, config: str | None = None) -> Checkpoint:
     meta = meta if isinstance(meta, Mapping) else {}
     if config is not None:
         values, text = _config_from_file(config)
+        values = _with_model(values, f"'{config}'")
     elif isinstance(meta.get("cfg"), str):
         text = meta["cfg"]
-        values = parse_config_text(text, f"'{path}'")
+        values = _with_model(parse_config_text(text, f"'{path}'"), f"'{path}'")
+        values = checked_config(values, f"'{path}'")
     else:
+        # mmseg 0.x kept its config under another name, and in a form that mmseg 1 cannot build from.
         raise CheckpointError(
-            expected=f"a config inside '{path}' (meta.cfg)",
-            got="none",
-            fix="pass the one it was trained with: --config FILE",
+            expected=f"a config of mmseg 1 inside '{path}' (meta.cfg)",
+            got="one of mmseg 0.x" if isinstance(meta.get("config"), str) else "none",
+            fix="pass the one it was trained with, or mmseg 1's of the same name: --config FILE",
         )
     return Checkpoint(
         path=path,
-        sha256=sha256_file(path),
+        sha256=sha256,
         state_dict=state_dict,
-        config=_checked_config(values, f"'{path}'" if config is None else f"'{config}'"),
+        config=values,
         config_sha256=hashlib.sha256(text.encode()).hexdigest(),
-        dataset_meta=meta.get("dataset_meta") or {},
+        config_trusted=config is not None,
+        dataset_meta=_dataset_meta(meta),
         random_weights=RANDOM_WEIGHTS_KEY in meta,
     )
 
@@ -102,7 +111,8 @@ def bare_checkpoint(config: str) -> Checkpoint:
     """
     values, text = _config_from_file(config)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Checkpoint(None, None, None, _checked_config(values, f"'{config}'"), digest, {}, random_weights=True)
+    values = _with_model(values, f"'{config}'")
+    return Checkpoint(None, None, None, values, digest, config_trusted=True, dataset_meta={}, random_weights=True)
 
 
 def load_plain(path: Path) -> Mapping[str, Any]:
@@ -115,6 +125,11 @@ def load_plain(path: Path) -> Mapping[str, Any]:
         CheckpointError: missing, truncated, or holding something else.
         MissingExtraError: PyTorch is not installed.
     """
+    return _load_hashed(path)[0]
+
+
+def _load_hashed(path: Path) -> tuple[Mapping[str, Any], str]:
+    """What is in a file, and the SHA-256 of the very bytes that were loaded: the file may be replaced meanwhile."""
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -122,9 +137,11 @@ def load_plain(path: Path) -> Mapping[str, Any]:
     fix = "copy or download it again, or pass another checkpoint"
     if not path.is_file():
         raise CheckpointError(expected=f"a checkpoint file at '{path}'", got="no such file", fix="check the path")
+    data = b""
     try:
+        data = path.read_bytes()
         with torch.serialization.safe_globals(_plain_types()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own text says how to switch the protection off; a user should hear what was found instead.
         raise CheckpointError(
@@ -135,21 +152,26 @@ def load_plain(path: Path) -> Mapping[str, Any]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             expected=f"a complete PyTorch checkpoint at '{path}'",
-            got=f"{path.stat().st_size} bytes that cannot be read: {(str(error) or type(error).__name__).splitlines()[0][:90]}",
+            got=f"{len(data)} bytes that cannot be read: {(str(error) or type(error).__name__).splitlines()[0][:90]}",
             fix=fix,
         ) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(expected=f"a dict in '{path}'", got=f"a {type(content).__name__}", fix=fix)
-    return content
+    return content, hashlib.sha256(data).hexdigest()
 
 
 def _plain_types() -> list[Any]:
-    """Types beside tensors that MMEngine's own checkpoints hold: numpy scalars and its history buffers, plain data all."""
+    """Types beside tensors that MMEngine's own checkpoints hold: numpy scalars and its history buffers, plain data all.
+
+    numpy 1 and numpy 2 name the same two functions by different modules: each reads the other's files.
+    """
     import numpy as np
 
-    core = getattr(np, "_core", None) or np.core
-    types: list[Any] = [core.multiarray._reconstruct, core.multiarray.scalar, np.ndarray, np.dtype]  # noqa: SLF001
-    types += [type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "u4", "u1", "bool")]
+    multiarray = (getattr(np, "_core", None) or np.core).multiarray
+    types: list[Any] = [np.ndarray, np.dtype]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        types += [(multiarray._reconstruct, f"{module}._reconstruct"), (multiarray.scalar, f"{module}.scalar")]  # noqa: SLF001
+    types += [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "bool", "U1")]
     try:
         from mmengine.logging.history_buffer import HistoryBuffer
     except ModuleNotFoundError:
@@ -180,7 +202,15 @@ def _config_from_file(config: str) -> tuple[dict[str, Any], str]:
     return loaded.to_dict(), loaded.pretty_text
 
 
-def _checked_config(values: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+def _dataset_meta(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Classes and palette as mmseg 1 records them, or as mmseg 0.x did."""
+    found = meta.get("dataset_meta")
+    if isinstance(found, Mapping):
+        return found
+    return {new: meta[old] for old, new in (("CLASSES", "classes"), ("PALETTE", "palette")) if meta.get(old) is not None}
+
+
+def _with_model(values: dict[str, Any], source: str) -> dict[str, Any]:
     model = values.get("model")
     if not isinstance(model, Mapping) or "type" not in model:
         raise ConfigError(

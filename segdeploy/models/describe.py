@@ -31,6 +31,7 @@ from segdeploy.images.palette import distinct_palette
 from segdeploy.models.checkpoint import Checkpoint
 from segdeploy.models.packages import load_mmseg
 from segdeploy.models.pipeline import pipeline_resize
+from segdeploy.models.registry import registered
 from segdeploy.models.supported import check_padded_slide, head_config, threshold
 
 IGNORE_INDEX = 255
@@ -126,7 +127,7 @@ def dataset_meta(checkpoint: Checkpoint) -> dict[str, Any]:
     """Classes, palette and reduce_zero_label: as the training recorded them, else as the config's data set says."""
     meta: Mapping[str, Any] = checkpoint.dataset_meta
     if not meta.get("classes"):
-        meta = next((d for d in _datasets(checkpoint.config) if d.get("classes")), {})
+        meta = next((d for d in _datasets(checkpoint.config, trusted=checkpoint.config_trusted) if d.get("classes")), {})
     return {key: meta[key] for key in ("classes", "palette", "reduce_zero_label") if key in meta}
 
 
@@ -145,18 +146,25 @@ def _labels(checkpoint: Checkpoint, count: int) -> tuple[tuple[str, ...], tuple[
     return classes, palette, bool(meta.get("reduce_zero_label"))  # type: ignore[return-value]
 
 
-def _datasets(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _datasets(config: Mapping[str, Any], *, trusted: bool) -> Iterator[Mapping[str, Any]]:
     """What the config says of its validation data: the dataset's metainfo, then what its class declares."""
     for loader in ("val_dataloader", "test_dataloader", "train_dataloader"):
         dataset = (config.get(loader) or {}).get("dataset") or {}
         yield dict(dataset.get("metainfo") or {}, reduce_zero_label=dataset.get("reduce_zero_label", False))
         if "type" in dataset:
-            load_mmseg()
-            from mmseg.registry import DATASETS
-
-            cls = DATASETS.get(str(dataset["type"]))
+            cls = _dataset_class(dataset["type"], trusted=trusted)
             if cls is not None:
                 yield dict(getattr(cls, "METAINFO", {}), reduce_zero_label=dataset.get("reduce_zero_label", False))
+
+
+def _dataset_class(name: object, *, trusted: bool) -> Any:
+    """A data set's class; None where nobody registered that name. For the user's own config MMEngine may import it."""
+    if not trusted:
+        return registered("DATASETS", name)
+    load_mmseg()
+    from mmseg.registry import DATASETS
+
+    return DATASETS.get(str(name))
 
 
 def _data_root(config: Mapping[str, Any]) -> str | None:

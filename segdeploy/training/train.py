@@ -13,7 +13,7 @@ from typing import Any
 
 from segdeploy.base.errors import CheckpointError, ConfigError, InputError
 from segdeploy.base.progress import say
-from segdeploy.models.checkpoint import WORK_DIRS, load_checkpoint, load_plain
+from segdeploy.models.checkpoint import WORK_DIRS, load_plain
 from segdeploy.models.configs import load_config
 from segdeploy.models.packages import load_mmseg
 from segdeploy.training.distributed import Place, connected, place_from
@@ -168,10 +168,10 @@ def _choose_start(config: Any, work_dir: Path, settings: Settings) -> None:
         )
     if settings.resume:
         last = last_checkpoint(work_dir)
-        load_checkpoint(last)  # what cannot be read is said before anything is built
+        content = load_plain(last)  # what cannot be read is said before anything is built
         config.resume, config.load_from = True, str(last)
         # A run without a seed of its own drew one: the samplers, built before the checkpoint is read, need it.
-        drawn = dict(load_plain(last).get("meta") or {}).get("seed")
+        drawn = dict(content.get("meta") or {}).get("seed")
         if drawn is not None:
             config.randomness = {**config.get("randomness", {}), "seed": int(drawn)}
     elif settings.load_from:

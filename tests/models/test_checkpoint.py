@@ -1,12 +1,13 @@
 import hashlib
 import os
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
 
 from segdeploy.base.errors import CheckpointError, ConfigError
-from segdeploy.models.checkpoint import bare_checkpoint, load_checkpoint
+from segdeploy.models.checkpoint import bare_checkpoint, load_checkpoint, load_plain
 
 
 @pytest.fixture
@@ -61,6 +62,152 @@ def test_mmengines_own_checkpoint(tmp_path, config_values):
     assert any(isinstance(value, HistoryBuffer) for value in content["message_hub"]["log_scalars"].values())
     torch.save(content, tmp_path / "iter_7.pth")
     assert load_checkpoint(tmp_path / "iter_7.pth").state_dict["weight"].tolist() == [1, 1]
+
+
+def as_numpy_1(path):
+    """Rename a module in a checkpoint's pickle, as numpy 1 would have written it: nothing else differs at protocol 2."""
+    new, old = b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+    if not zipfile.is_zipfile(path):
+        data = path.read_bytes()
+        assert new in data
+        path.write_bytes(data.replace(new, old))
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    (name,) = (one for one in members if one.endswith("/data.pkl"))
+    assert new in members[name]
+    members[name] = members[name].replace(new, old)
+    with zipfile.ZipFile(path, "w") as archive:
+        for one, data in members.items():
+            archive.writestr(one, data)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_checkpoint_of_numpy_1(tmp_path, config_values, legacy):
+    """What mmseg 1.x users hold: arrays and scalars of every common type, and history buffers, by numpy 1's module names."""
+    import torch
+    from mmengine.config import Config
+    from mmengine.logging import MessageHub
+
+    hub = MessageHub.get_instance("test_numpy_1")
+    hub.update_scalar("val/mIoU", np.float64(42.5))
+    hub.update_info("best_score", np.float32(0.5))
+    kinds = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")
+    content = {
+        "meta": {"cfg": Config(config_values).pretty_text, "dataset_meta": {"palette": np.arange(15).reshape(5, 3)}},
+        "state_dict": {"w": torch.ones(1)},
+        "message_hub": hub.state_dict(),
+        "arrays": {kind: np.ones(3, kind) for kind in kinds} | {"text": np.array(["a", "bc"])},
+        "scalars": [np.dtype(kind).type(1) for kind in kinds],
+        "generator": np.random.RandomState(0).get_state()[1],
+    }
+    path = tmp_path / "iter_1.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    as_numpy_1(path)
+    loaded = load_plain(path)
+    for kind, array in content["arrays"].items():
+        np.testing.assert_array_equal(loaded["arrays"][kind], array)
+        assert loaded["arrays"][kind].dtype == array.dtype
+    assert loaded["scalars"] == content["scalars"]
+    np.testing.assert_array_equal(loaded["generator"], content["generator"])
+    buffer = loaded["message_hub"]["log_scalars"]["val/mIoU"]
+    assert buffer.current() == 42.5
+    assert buffer.mean(1) == 42.5
+    np.testing.assert_array_equal(load_checkpoint(path).dataset_meta["palette"], content["meta"]["dataset_meta"]["palette"])
+
+
+@pytest.mark.parametrize("name", ["fromfile", "frombuffer", "fromstring", "set_typeDict", "set_string_function"])
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray", "numpy"])
+def test_numpys_other_functions_are_refused(tmp_path, module, name):
+    """Two functions of numpy's module are let in, under its two names: not one that reads a file."""
+    import torch
+
+    path = tmp_path / "x.pth"
+    torch.save({"state_dict": {"w": torch.ones(1)}, "a": np.ones(3)}, path, _use_new_zipfile_serialization=False)
+    wanted = f"c{module}\n{name}\n".encode()
+    data = path.read_bytes().replace(b"cnumpy._core.multiarray\n_reconstruct\n", wanted)
+    assert wanted in data
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=name):
+        load_plain(path)
+
+
+CLASSES_0X = ("background", "red", "green", "blue", "white")
+PALETTE_0X = [[0, 0, 0], [1, 2, 3], [4, 5, 6], [7, 8, 9], [9, 9, 9]]
+
+
+@pytest.fixture
+def of_mmseg_0x(checkpoint_path, tmp_path):
+    """The tiny checkpoint as mmcv 1's runner and mmseg 0.x wrote it, under numpy 1, in torch's old format."""
+    import torch
+
+    content = torch.load(checkpoint_path, weights_only=True)
+    text = "norm_cfg = dict(type='SyncBN', requires_grad=True)\ndata = dict(samples_per_gpu=2)"
+    meta = {
+        "env_info": "sys.platform: linux\nPython: 3.8",
+        "seed": 0,
+        "exp_name": "old.py",
+        "mmseg_version": "0.30.0+",
+        "config": text,
+        "CLASSES": CLASSES_0X,
+        "PALETTE": PALETTE_0X,
+        "epoch": 3,
+        "iter": 700,
+        "mmcv_version": "1.7.1",
+        "time": "Sat Jan  1 00:00:00 2022",
+        "hook_msgs": {"best_score": np.float64(0.5), "best_ckpt": "best_mIoU_iter_700.pth"},
+    }
+    optimizer = torch.optim.SGD([torch.ones(2, requires_grad=True)], lr=0.01, momentum=0.9).state_dict()
+    path = tmp_path / "iter_700.pth"
+    torch.save(
+        {"meta": meta, "state_dict": content["state_dict"], "optimizer": optimizer},
+        path,
+        _use_new_zipfile_serialization=False,
+    )
+    as_numpy_1(path)
+    return path
+
+
+def test_a_checkpoint_of_mmseg_0x(of_mmseg_0x, checkpoint_path, config_file):
+    """With mmseg 1's config it is the same model, and its classes and colours are those that it recorded."""
+    import torch
+
+    from segdeploy.models.build import build_model
+    from segdeploy.models.describe import describe
+
+    config = config_file("old", val_dataloader__dataset={"metainfo": {"classes": tuple("abcde")}})
+    checkpoint = load_checkpoint(of_mmseg_0x, str(config))
+    manifest = describe(checkpoint, name="old", fmt="onnx")
+    assert manifest.classes == CLASSES_0X
+    assert [list(colour) for colour in manifest.palette] == PALETTE_0X
+    expected = build_model(load_checkpoint(checkpoint_path)).state_dict()
+    for name, tensor in build_model(checkpoint).state_dict().items():
+        assert torch.equal(tensor, expected[name])
+
+
+def test_mmseg_0x_without_a_config(of_mmseg_0x):
+    """Its own config is for mmseg 0.x: said, with what to pass."""
+    with pytest.raises(CheckpointError, match=r"got one of mmseg 0\.x.*--config FILE"):
+        load_checkpoint(of_mmseg_0x)
+
+
+def test_hashed_and_loaded_are_the_same_bytes(checkpoint_path, tmp_path, monkeypatch):
+    """A file that is replaced between hashing and loading, either way round: the hash is that of the weights in hand."""
+    import torch
+
+    path = tmp_path / "x.pth"
+    shutil.copy(checkpoint_path, path)
+    first = hashlib.sha256(path.read_bytes()).hexdigest()
+    load = torch.load
+
+    def replaced(*arguments, **options):
+        path.write_bytes(b"something else")
+        loaded = load(*arguments, **options)
+        path.write_bytes(b"something else again")
+        return loaded
+
+    monkeypatch.setattr(torch, "load", replaced)
+    assert load_checkpoint(path).sha256 == first
 
 
 @pytest.mark.parametrize(
@@ -165,7 +312,7 @@ def test_getattr_reaches_nothing_else(tmp_path):
     from mmengine.logging import HistoryBuffer
 
     def load(extra):
-        content = {"meta": {"cfg": "model = dict(type='x')"}, "state_dict": {"w": torch.ones(1)}, "extra": extra}
+        content = {"meta": {"cfg": "model = dict(type='EncoderDecoder')"}, "state_dict": {"w": torch.ones(1)}, "extra": extra}
         torch.save(content, tmp_path / "x.pth")
         return load_checkpoint(tmp_path / "x.pth")
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import FileEntry
+from segdeploy.base.errors import ArtifactError
 from segdeploy.models.build import build_model
-from segdeploy.models.checkpoint import load_checkpoint
+from segdeploy.models.checkpoint import Checkpoint, load_checkpoint
 from segdeploy.models.describe import default_name, describe
 from segdeploy.runtime.backend import Backend
 from segdeploy.runtime.backends.torch_device import device_name, import_torch, pick_device, synchronize
@@ -46,12 +47,12 @@ class EagerSession:
 
         Raises:
             BackendError: PyTorch is missing, or CUDA was asked for and there is none.
+            ArtifactError: the checkpoint or its config was replaced after it was described.
         """
         self.artifact = artifact
         self._torch = import_torch("eager")
         self._device = pick_device(self._torch, device, threads)
-        config = artifact.manifest.files[1].path if len(artifact.manifest.files) > 1 else None
-        self._model: Any = build_model(load_checkpoint(artifact.model_path, config)).to(self._device)
+        self._model: Any = build_model(_as_described(artifact)).to(self._device)
         from mmseg.structures import SegDataSample
 
         self._sample = SegDataSample
@@ -112,6 +113,19 @@ class EagerSession:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Free the model."""
         self._model = None
+
+
+def _as_described(artifact: Artifact) -> Checkpoint:
+    files = artifact.manifest.files
+    checkpoint = load_checkpoint(artifact.model_path, files[1].path if len(files) > 1 else None)
+    for file, sha256 in zip(files, (checkpoint.sha256, checkpoint.config_sha256), strict=False):
+        if file.sha256 != sha256:
+            raise ArtifactError(
+                expected=f"'{file.path}' with the SHA-256 {file.sha256[:12]}",
+                got=f"{str(sha256)[:12]}: it was replaced meanwhile",
+                fix="run the command again",
+            )
+    return checkpoint
 
 
 BACKEND = Backend(
