@@ -1,5 +1,6 @@
 import shlex
 
+import click
 import msgspec
 import pytest
 
@@ -72,6 +73,7 @@ def test_one_shape():
 def test_the_export_command_asks_for_the_same(manifest_of, profiles, step):
     """Read back by the command line's own parser it is the same checkpoint, precision, profiles, targets and limits."""
     from segdeploy.cli.export import command
+    from segdeploy.cli.main import cli
     from segdeploy.export.exporter import find_exporter
     from segdeploy.export.shapes import choose_shapes
 
@@ -80,7 +82,7 @@ def test_the_export_command_asks_for_the_same(manifest_of, profiles, step):
     manifest = msgspec.structs.replace(manifest, lineage=lineage)
     words = shlex.split(export_command(manifest, "tensorrt", ["sm86", "sm120"]))
     assert words[:2] == ["segdeploy", "export"]
-    given = command.make_context("export", words[2:]).params
+    given = command.make_context("export", words[2:], parent=click.Context(cli)).params
     assert (str(given["target"]), given["formats"], given["name"]) == ("my run/it's best.pth", ("tensorrt",), "hand")
     assert (given["precision"], str(given["data"]), given["targets"]) == ("int8", "data/VOC 2012", ("sm86,sm120",))
     assert (given["workspace_mib"], given["typing"]) == (512, "weak")
@@ -89,7 +91,8 @@ def test_the_export_command_asks_for_the_same(manifest_of, profiles, step):
         (9, 9), limits=find_exporter("tensorrt").limits, profiles=given["profiles"], multiple=given["multiple"]
     )
     assert chosen.profiles == profiles
-    other = command.make_context("export", shlex.split(export_command(manifest, "onnx"))[2:]).params
+    again = shlex.split(export_command(manifest, "onnx"))[2:]
+    other = command.make_context("export", again, parent=click.Context(cli)).params
     assert (other["formats"], other["targets"], other["workspace_mib"], other["typing"]) == (("onnx",), (), None, "strong")
 
 

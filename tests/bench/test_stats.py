@@ -33,6 +33,9 @@ def test_speedup_and_delta_are_against_eager_of_the_same_checkpoint_and_shape(ro
     assert stats.miou_delta(without, fast) is None
     against = report(other_model, other_shape, row("eager", run_ms=(20.0,) * 20), fast)
     assert stats.speedup(against, fast) == pytest.approx(4)
+    eager = row("eager", run_ms=(2.0, *(20.0,) * 20, 500.0))
+    skewed = row(run_ms=(1.0, *(5.0,) * 20, 900.0))
+    assert stats.speedup(report(eager, skewed), skewed) == pytest.approx(4)  # of medians: one call, fast or slow, moves nothing
     assert stats.miou_delta(against, fast) == pytest.approx(-1)
 
 

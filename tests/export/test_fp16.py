@@ -125,3 +125,48 @@ def test_a_graph_with_branches_is_refused():
     model = helper.make_model(helper.make_graph([node], "g", [], []))
     with pytest.raises(ExportError, match="If 'choice'"):
         to_half(model, [])
+
+
+# What torch.autocast runs in float32 on CUDA for its range or its long sums (torch.amp's documentation), as ONNX calls it.
+WIDE = {
+    "Softmax": {"axis": -1},
+    "LogSoftmax": {"axis": -1},
+    "Exp": {},
+    "Log": {},
+    "Sqrt": {},
+    "Reciprocal": {},
+    "ReduceMean": {},
+    "ReduceSum": {},
+    "ReduceSumSquare": {},
+    "ReduceL1": {},
+    "ReduceL2": {},
+    "ReduceLogSumExp": {},
+}
+
+
+@pytest.mark.parametrize("op", WIDE)
+def test_what_needs_range_stays_in_float32(op):
+    """A softmax, a power, a long sum: computed in float32, between neighbours in fp16."""
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], name="cast", to=FLOAT),
+        helper.make_node("Relu", ["float"], ["before"], name="before"),
+        helper.make_node(op, ["before"], ["wide"], name="wide", **WIDE[op]),
+        helper.make_node("Relu", ["wide"], ["logits"], name="after"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, [1, 4, 6, 3])],
+        [helper.make_tensor_value_info("logits", FLOAT, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    kept = sensitive_nodes(model)
+    assert {name for name, reason in kept.items() if reason} == {"wide"}
+    half = to_half(model, kept)
+    kind = types(half)
+    node = {one.name: one for one in half.graph.node}
+    assert (kind[node["wide"].input[0]], kind[node["wide"].output[0]]) == (FLOAT, FLOAT)
+    assert (kind[node["before"].input[0]], kind[node["after"].input[0]]) == (HALF, HALF)

@@ -48,3 +48,11 @@ def test_margin_that_is_no_number():
     count.add(reference, np.ones_like(reference), np.full(64, np.nan), error=0.1)
     assert count.figures().firm == 64
     assert np.isfinite(count.figures().margin_max)
+
+
+def test_firm_is_more_than_two_errors_can_explain():
+    """Two logits that each moved by the error can close a lead of twice that, and no more."""
+    reference = np.zeros((1, 4), np.uint8)
+    count = FlipCount(2)
+    count.add(reference, np.ones_like(reference), np.array([0.0, 0.19, 0.21, 3.9]), error=0.1)
+    assert count.figures().firm == 2

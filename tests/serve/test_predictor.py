@@ -6,13 +6,16 @@ import io
 import logging
 import os
 import shutil
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from segdeploy.images.decode import decode_image
-from segdeploy.runtime.predictor import predict_labels
+from segdeploy.runtime.open import open_session
+from segdeploy.runtime.predictor import predict_batch, predict_labels
 from segdeploy.serve.handler import SegmentationHandler
 from segdeploy.serve.predictor import Predictor, open_predictor
 
@@ -59,6 +62,22 @@ def test_a_batch_is_never_larger_than_the_artifact_takes(onnx_session, encoded):
     answers = Predictor(session).answer([encoded[1]] * 20)
     assert [count for count, _, _ in session.batches] == [16, 4]
     assert len(answers) == 20
+
+
+def test_a_static_batch_is_filled(onnx_artifact, encoded):
+    """An artifact of batches of four and no others: three images of one size are answered, and so is one alone."""
+    manifest = onnx_artifact.manifest
+    four = msgspec.structs.replace(
+        manifest, input=msgspec.structs.replace(manifest.input, shape=(4, *manifest.input.shape[1:]))
+    )
+    with open_session(replace(onnx_artifact, manifest=four), "cpu") as opened:
+        session = CountingSession(opened)
+        answers = Predictor(session).answer(encoded)
+        assert {count for count, _, _ in session.batches} == {4}
+        assert [answer.status for answer in answers] == [200] * len(encoded)
+        for body, answer in zip(encoded, answers, strict=True):
+            picture = decode_image(body, "test")
+            assert np.array_equal(labels_of(answer.body), predict_batch(opened, [picture] * 4)[0])
 
 
 @pytest.mark.parametrize("bad", [b"", b"no image", b"\xff\xd8\xff\xe0 a JPEG that ends"])

@@ -62,7 +62,7 @@ def export_tiny(checkpoint_path):
 
 
 @pytest.fixture(scope="session")
-def artifact_once(once, tmp_path_factory):
+def artifact_once(made_once, tmp_path_factory):
     """An artifact of the tiny model, exported once a run: (label, what exports to a folder) -> this worker's copy of it.
 
     A copy, because a verdict is written into the manifest: what one worker's tests verify, another's must not see.
@@ -70,7 +70,7 @@ def artifact_once(once, tmp_path_factory):
     from segdeploy.artifact.folder import open_artifact
 
     def make(label, export):
-        made = once(f"artifact-{label}", lambda folder: export(folder / label))
+        made = made_once(f"artifact-{label}", lambda folder: export(folder / label))
         return open_artifact(Path(shutil.copytree(made / label, tmp_path_factory.mktemp("exports") / "tiny" / label)))
 
     return make

@@ -37,7 +37,7 @@ def shapes_image(random, height, width):
 
 
 @pytest.fixture(scope="session")
-def labelled_root(once):
+def labelled_root(made_once):
     """Six labelled pictures of different sizes in mmseg's layout."""
 
     def fill(root):
@@ -49,7 +49,7 @@ def labelled_root(once):
             cv2.imwrite(str(root / "img_dir" / "val" / f"{index}.png"), image[..., ::-1])
             cv2.imwrite(str(root / "ann_dir" / "val" / f"{index}.png"), label)
 
-    return once("labelled", fill)
+    return made_once("labelled", fill)
 
 
 @pytest.fixture(scope="session")

@@ -166,9 +166,9 @@ def config_file(config_values, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def checkpoint_path(once, config_values, one_thread):
+def checkpoint_path(made_once, config_values, one_thread):
     """A checkpoint with the layout of MMEngine's, trained for some seconds so that its masks have regions."""
-    return once("checkpoint", lambda folder: _write_checkpoint(config_values, folder / "tiny.pth")) / "tiny.pth"
+    return made_once("checkpoint", lambda folder: _write_checkpoint(config_values, folder / "tiny.pth")) / "tiny.pth"
 
 
 def _write_checkpoint(config_values, path):

@@ -10,7 +10,7 @@ from filelock import FileLock
 
 
 @pytest.fixture(scope="session")
-def once(tmp_path_factory):
+def made_once(tmp_path_factory):
     """Makes a folder once for all workers: (name, what fills an empty folder) -> the folder. Nobody may change it.
 
     A maker that fails, or skips, leaves nothing behind: the next worker that asks meets the same failure by itself.
