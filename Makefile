@@ -16,8 +16,11 @@ install: .venv/installed
 demo: install
 	$(BIN)/segdeploy demo
 
+# As many workers as CPUs; what is slow to make is made once and shared. One test, or a debugger: .venv/bin/python -m pytest PATH
+WORKERS ?= logical
+
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist=worksteal
 
 lint: install
 	$(BIN)/ruff check .
