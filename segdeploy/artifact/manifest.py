@@ -1,4 +1,7 @@
-"""The manifest: what an artifact is, where it came from, and what was proven of it. Schema 1.
+"""The manifest: what an artifact is, where it came from, and what was proven of it. Schema 2.
+
+History: 1 had one ``parity``, the last, and ``packed_unverified``; 2 has every verdict, and what it was packed despite of.
+``decode_manifest`` reads both.
 
 Axes are named by letters throughout: N batch, H and W height and width of the network's input, h and w of the decode
 head's output, K classes.
@@ -7,15 +10,16 @@ head's output, K classes.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
-from segdeploy.artifact.verdict import Parity
+from segdeploy.artifact.history import counting
+from segdeploy.artifact.verdict import DeviceKind, Parity
 from segdeploy.base.errors import ArtifactError
 from segdeploy.base.records import Struct
 
-SCHEMA = 1
+SCHEMA = 2
 
 Format: TypeAlias = Literal["eager", "torchscript", "pt2", "onnx", "tensorrt"]
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
@@ -298,7 +302,11 @@ class Quantization(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True):
-    """Everything that is known of an artifact; the content of ``manifest.json``."""
+    """Everything that is known of an artifact; the content of ``manifest.json``.
+
+    ``parity`` is the history of its verdicts, to which lines are only added; ``verdict()`` says which of them counts.
+    ``packed_despite`` says, for ever, what it was once packed for a server in spite of.
+    """
 
     schema: int
     name: str
@@ -319,13 +327,30 @@ class Manifest(Struct, frozen=True):
     target: Target | None = None
     engine: Engine | None = None
     quantization: Quantization | None = None
-    parity: Parity | None = None
-    packed_unverified: bool = False  # once packed for a server without a passed verdict, and so for ever
+    parity: tuple[Parity, ...] = ()
+    packed_despite: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         """A short name for tables: format and precision."""
         return f"{self.format}-{self.precision}"
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """SHA-256 of its files, in order: what a verdict is bound to."""
+        return tuple(entry.sha256 for entry in self.files)
+
+    def verdict(self, device: DeviceKind | None = None) -> Parity | None:
+        """The verdict that counts of these very files.
+
+        Args:
+            device: the kind that the artifact shall run on: what is proven on a CPU is not proven on a GPU. None for the
+                worst of all that it was verified on.
+
+        Returns:
+            None where it was never verified there. See ``segdeploy.artifact.history``.
+        """
+        return counting(self.parity, self.hashes, device)
 
 
 def decode_manifest(data: bytes, source: str) -> Manifest:
@@ -341,7 +366,9 @@ def decode_manifest(data: bytes, source: str) -> Manifest:
     rebuild = "make the artifact again with: segdeploy export"
     try:
         schema = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("schema")
-        if schema is not None and bytes(schema) != str(SCHEMA).encode():
+        if schema is not None and bytes(schema) == b"1":
+            data = msgspec.json.encode(upgrade(msgspec.json.decode(data)))
+        elif schema is not None and bytes(schema) != str(SCHEMA).encode():
             raise ArtifactError(
                 expected=f"a manifest of schema {SCHEMA} in '{source}'",
                 got=f"schema {bytes(schema).decode(errors='replace')}",
@@ -350,6 +377,19 @@ def decode_manifest(data: bytes, source: str) -> Manifest:
         return msgspec.json.decode(data, type=Manifest)
     except msgspec.DecodeError as error:
         raise ArtifactError(expected=f"a valid manifest in '{source}'", got=str(error), fix=rebuild) from error
+
+
+def upgrade(values: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest of schema 1 says, in the words of schema 2; any other is given back as it is."""
+    if values.get("schema") != 1:
+        return values
+    changed = {key: value for key, value in values.items() if key != "packed_unverified"}
+    verdict, files = values.get("parity"), values.get("files")
+    if isinstance(verdict, dict):
+        hashes = [entry.get("sha256") for entry in files if isinstance(entry, dict)] if isinstance(files, list) else []
+        verdict = [{**verdict, "files": hashes, "noise": "seeded noise" in str(verdict.get("inputs"))}]
+    despite = ["no passed verdict (--unverified)"] if values.get("packed_unverified") else []
+    return {**changed, "schema": SCHEMA, "parity": verdict or [], "packed_despite": despite}
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 from segdeploy.base.records import Struct
 
 Verdict: TypeAlias = Literal["passed", "failed", "undecided", "skipped"]
+DeviceKind: TypeAlias = Literal["cpu", "cuda"]
 Stage: TypeAlias = Literal["preprocessing", "graph", "precision", "postprocessing", "runtime", "server", "unknown"]
 
 
@@ -269,6 +270,13 @@ class Parity(Struct, frozen=True):
         seconds: that it took, without loading the models.
         forward_seconds: how much of that both models ran.
         left_out: ends of the artifact's ranges, (N, H, W), that were too large to run unasked.
+        when: ISO 8601 with the offset; None of one that was taken before there was a history.
+        files: SHA-256 of the artifact's files that it was taken on, in the manifest's order.
+        provider: what ran the candidate, such as ``CPUExecutionProvider``; empty where nothing did.
+        processor: the CPU's or the GPU's model; empty where it is not known.
+        noise: there were no pictures, and the inputs were seeded noise.
+        unrecorded: why it does not stand in the artifact's manifest; empty where it does.
+        broken: the artifact could not be opened, or the reference not be run: ``reason`` is an error, and nothing was judged.
     """
 
     reference: str
@@ -286,6 +294,25 @@ class Parity(Struct, frozen=True):
     seconds: float = 0.0
     forward_seconds: float = 0.0
     left_out: tuple[tuple[int, int, int], ...] = ()
+    when: str | None = None
+    files: tuple[str, ...] = ()
+    provider: str = ""
+    processor: str = ""
+    noise: bool = False
+    unrecorded: str = ""
+    broken: bool = False
+
+    @property
+    def device_kind(self) -> DeviceKind | None:
+        """``cpu`` or ``cuda``; None where the candidate did not run, or nobody knows where."""
+        kind = self.device.partition(" ")[0]
+        return kind if kind in ("cpu", "cuda") else None  # type: ignore[return-value]  # the line itself holds it
+
+    @property
+    def images(self) -> int:
+        """How many pictures it rests on."""
+        of_labels = self.labels.images if self.labels else 0
+        return max([of_labels, *(shape.images for shape in self.shapes)])
 
     @property
     def checks(self) -> tuple[Check, ...]:

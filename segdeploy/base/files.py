@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segdeploy.base.errors import InputError
@@ -82,6 +83,33 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked_folder(path: Path) -> Iterator[None]:
+    """Hold a folder against everyone else who asks for it in this way, other processes and replacements of it among them.
+
+    The lock is the kernel's, on the folder itself: it leaves no file, and ends with the process. Where a file system has no
+    locks there is none.
+    """
+    while True:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # NFS, for one, locks no folder
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if not _is_still(path, handle):
+                continue  # it was replaced while we waited: what we hold is the old one
+            yield
+            return
+        finally:
+            os.close(handle)
+
+
+def _is_still(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return True  # gone altogether; the caller will see
 
 
 @contextmanager

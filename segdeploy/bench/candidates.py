@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segdeploy.artifact.folder import Artifact
+from segdeploy.artifact.folder import Artifact, Unopened
 from segdeploy.artifact.manifest import BACKENDS
 from segdeploy.base.errors import BackendError, InputError, SegdeployError
 from segdeploy.base.files import sha256_file
@@ -61,6 +61,22 @@ def choose_candidates(
     wanted = backends or BACKENDS
     references = _references(artifacts, checkpoint, config) if "eager" in wanted else []
     return [*references, *(one for one in artifacts if one.manifest.format in wanted)]
+
+
+def missing_artifacts(unopened: Sequence[Unopened], backends: Sequence[str] = ()) -> list[Candidate]:
+    """The rows of artifacts that cannot be opened; of the named backends only, where any are named and the format is known."""
+    return [
+        Missing(
+            model=one.manifest.name if one.manifest else one.folder.name,
+            backend=one.manifest.format if one.manifest else "unknown",
+            precision=one.manifest.precision if one.manifest else "fp32",
+            checkpoint_sha256=one.manifest.lineage.checkpoint_sha256 if one.manifest else None,
+            reason=str(one.error),
+            folder=str(one.folder),
+        )
+        for one in unopened
+        if not backends or one.manifest is None or one.manifest.format in backends
+    ]
 
 
 def find_data(artifacts: Sequence[Artifact], root: Path | None, split: str) -> LabelledData:

@@ -12,7 +12,7 @@ import msgspec
 
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Format, Precision
-from segdeploy.artifact.verdict import Verdict
+from segdeploy.artifact.verdict import DeviceKind, Verdict
 from segdeploy.base.errors import InputError
 from segdeploy.base.records import Struct
 from segdeploy.scores.confusion_matrix import Evaluation
@@ -136,7 +136,7 @@ class BenchRow(Struct, frozen=True):
 
     Attributes:
         model: the artifact's name.
-        backend: its format.
+        backend: its format; unknown where its manifest could not be read.
         precision: of its arithmetic.
         folder: where it lies.
         checkpoint_sha256: what it was exported from; rows of one checkpoint are compared with its eager row.
@@ -153,7 +153,7 @@ class BenchRow(Struct, frozen=True):
     """
 
     model: str
-    backend: Format
+    backend: Format | Literal["unknown"]
     precision: Precision
     folder: str
     checkpoint_sha256: str | None
@@ -181,7 +181,7 @@ class BenchRow(Struct, frozen=True):
     @property
     def label(self) -> str:
         """Format and precision, as in ``onnx-fp32``; the checkpoint's own row is ``eager``."""
-        return "eager" if self.backend == "eager" else f"{self.backend}-{self.precision}"
+        return self.backend if self.backend in ("eager", "unknown") else f"{self.backend}-{self.precision}"
 
 
 class BenchReport(Struct, frozen=True):
@@ -206,11 +206,12 @@ class BenchReport(Struct, frozen=True):
     rows: tuple[BenchRow, ...]
 
 
-def row_parity(artifact: Artifact) -> RowParity:
-    """What the manifest says of the artifact's parity."""
+def row_parity(artifact: Artifact, device: DeviceKind | None = None) -> RowParity:
+    """What the manifest says of the artifact's parity on the kind of device that it was measured on; None for any."""
     if artifact.manifest.format == "eager":
         return "reference"
-    return artifact.manifest.parity.verdict if artifact.manifest.parity else "not verified"
+    counting = artifact.manifest.verdict(device)
+    return counting.verdict if counting else "not verified"
 
 
 def encode_report(report: BenchReport) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -44,17 +44,19 @@ class Missing:
 
     Attributes:
         model: its model's name.
-        backend: its format.
+        backend: its format; unknown where its manifest cannot be read.
         precision: of its arithmetic.
         checkpoint_sha256: of the checkpoint that it would have come from.
         reason: why, one line.
+        folder: where it lies; empty for a checkpoint that is not here.
     """
 
     model: str
-    backend: Format
+    backend: Format | Literal["unknown"]
     precision: Precision
     checkpoint_sha256: str | None
     reason: str
+    folder: str = ""
 
 
 Candidate: TypeAlias = Artifact | Missing
@@ -224,7 +226,7 @@ class _Group:
             checkpoint_sha256=manifest.lineage.checkpoint_sha256,
             shape=self._shape,
             status="measured",
-            parity=row_parity(one.artifact),
+            parity=row_parity(one.artifact, "cuda" if one.opened.device.startswith("cuda") else "cpu"),
             device=one.opened.device,
             timing=Timing(
                 load_ms=one.opened.load_ms,
@@ -246,7 +248,7 @@ class _Group:
                 model=candidate.model,
                 backend=candidate.backend,
                 precision=candidate.precision,
-                folder="",
+                folder=candidate.folder,
                 checkpoint_sha256=candidate.checkpoint_sha256,
                 shape=self._shape,
                 status="not run",
@@ -295,7 +297,7 @@ def _best(axis: Axis) -> int:
     return axis.opt if isinstance(axis, Bounds) else axis
 
 
-def _format(candidate: Candidate) -> Format:
+def _format(candidate: Candidate) -> Format | Literal["unknown"]:
     return candidate.backend if isinstance(candidate, Missing) else candidate.manifest.format
 
 

@@ -65,7 +65,8 @@ def command(
     Each backend runs in a process of its own, and has a turn in every round. One that cannot run here is shown as not
     run, with the reason.
     """
-    from segdeploy.bench.candidates import choose_candidates, find_data
+    from segdeploy.artifact.folder import Artifact, Unopened
+    from segdeploy.bench.candidates import choose_candidates, find_data, missing_artifacts
     from segdeploy.bench.pictures import PictureCollector
     from segdeploy.bench.report import print_report
     from segdeploy.bench.result import BenchSettings
@@ -84,8 +85,10 @@ def command(
         device=device,  # type: ignore[arg-type]  # click.Choice holds it
         limit=limit,
     )
-    exported = named_artifacts(artifacts)
+    named = named_artifacts(artifacts)
+    exported = [one for one in named if isinstance(one, Artifact)]
     candidates = choose_candidates(exported, backends, checkpoint, config)
+    candidates += missing_artifacts([one for one in named if isinstance(one, Unopened)], backends)
     labelled = find_data(exported, data, split)
     collector = PictureCollector(labelled.samples)
     report = bench(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from segdeploy.artifact.folder import MANIFEST_NAME, Artifact, find_artifacts, open_artifact
+import click
+
+from segdeploy.artifact.folder import MANIFEST_NAME, Artifact, Unopened, find_artifacts, open_artifact, try_artifact
 from segdeploy.base.errors import ArtifactError, CheckpointError
 from segdeploy.models.checkpoint import WORK_DIRS
 
@@ -29,18 +31,40 @@ def newest_checkpoint(root: Path = WORK_DIRS) -> Path:
     return (best or found)[-1]
 
 
-def named_artifacts(paths: tuple[Path, ...], root: Path = EXPORTS) -> list[Artifact]:
+def named_artifacts(paths: tuple[Path, ...], root: Path = EXPORTS) -> list[Artifact | Unopened]:
     """Open the artifacts that a user named, or all under ``exports``. A folder that holds several stands for all of them.
 
+    Returns:
+        Each folder once. One that cannot be opened has its place too: it never hides the others.
+
     Raises:
-        ArtifactError: one cannot be opened, or there is none.
+        ArtifactError: there is none at all, or none at a place that was named.
     """
-    found: list[Artifact] = []
+    found: dict[Path, Artifact | Unopened] = {}
     for path in paths or (root,):
         nested = [] if (path / MANIFEST_NAME).is_file() else find_artifacts(path)
         if not nested and not paths:
             break
-        found += nested or [open_artifact(path)]
+        if not nested and not (path / MANIFEST_NAME).is_file():
+            open_artifact(path)  # a slip of the pen, said before any work is done
+        for one in nested or [try_artifact(path)]:
+            found.setdefault(one.folder.resolve(), one)
     if not found:
         raise ArtifactError(expected=f"an artifact under '{root}'", got="none", fix="make one with: segdeploy export --to onnx")
-    return found
+    return list(found.values())
+
+
+def opened_artifacts(paths: tuple[Path, ...], root: Path = EXPORTS) -> list[Artifact]:
+    """``named_artifacts``, less those that cannot be opened, of which a line on stderr says why.
+
+    Raises:
+        ArtifactError: none can be opened, or there is none.
+    """
+    found = named_artifacts(paths, root)
+    for one in found:
+        if isinstance(one, Unopened):
+            click.echo(f"left out: '{one.folder}': {one.error}", err=True)
+    opened = [one for one in found if isinstance(one, Artifact)]
+    if not opened:
+        raise next(one.error for one in found if isinstance(one, Unopened))
+    return opened

@@ -172,7 +172,7 @@ def command(
             click.echo(f"  {line}")
         if verify:
             inputs = choose_inputs(artifact.manifest, None, "val", images, _VERIFY_IMAGES)
-            verdicts.append((artifact.name, run_verify(artifact, config=config, inputs=inputs, command=typed_command())))
+            verdicts.append((str(artifact.folder), run_verify(artifact, config=config, inputs=inputs, command=typed_command())))
     if verdicts:
         show_verdicts(verdicts)
         gate(verdicts, undecided=False)  # an engine for another machine is exported rightly, only not verified here

@@ -31,7 +31,7 @@ def command(artifact: Path, as_json: bool) -> None:
     def axis(value: int | Bounds) -> str:
         return f"{value.min}..{value.max} (best {value.opt})" if isinstance(value, Bounds) else str(value)
 
-    lineage, tools, parity = manifest.lineage, manifest.toolchain, manifest.parity
+    lineage, tools, parity = manifest.lineage, manifest.toolchain, manifest.verdict()
     shape = ", ".join(f"{letter} {axis(value)}" for letter, value in zip("NHWC", manifest.input.shape, strict=True))
     versions = {
         (tools.tensorrt_flavour or name) if name == "tensorrt" else name: version
@@ -53,7 +53,7 @@ def command(artifact: Path, as_json: bool) -> None:
         "made with": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "weights": "RANDOM: nobody trained this model, its labels mean nothing" if lineage.random_weights else "trained",
         "parity": ("never verified" if parity is None else parity.verdict)
-        + (" (was packed without a passed verdict)" if manifest.packed_unverified else ""),
+        + (f" (was packed despite: {'; '.join(manifest.packed_despite)})" if manifest.packed_despite else ""),
     }
     more_of = {"precision": describe_quantization(manifest), "target": _told_by_format(manifest)}
     width = max(map(len, facts))

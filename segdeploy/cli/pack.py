@@ -36,7 +36,7 @@ def command(artifact: Path | None, name: str | None, out: Path, batch_size: int,
     archive = pack(chosen, name=called, out=out, unverified=unverified)
     ports = Ports()
     write_config(archive, Settings(batch_size=batch_size, workers=workers), ports, out / CONFIG_NAME)
-    parity = chosen.manifest.parity
+    parity = chosen.manifest.verdict()
     verdict = parity.verdict if parity else "never verified"
     click.echo(f"{archive}  {archive.stat().st_size / 1e6:.1f} MB  from {chosen.name}, parity: {verdict}")
     click.echo("serve it:")
@@ -49,15 +49,15 @@ def command(artifact: Path | None, name: str | None, out: Path, batch_size: int,
 
 def _newest(*, unverified: bool) -> Artifact:
     from segdeploy.base.errors import ArtifactError
-    from segdeploy.cli.defaults import named_artifacts
+    from segdeploy.cli.defaults import opened_artifacts
 
-    found = [one for one in named_artifacts(()) if one.manifest.format == "onnx"]
+    found = [one for one in opened_artifacts(()) if one.manifest.format == "onnx"]
     if not found:
         raise ArtifactError(
             expected="an ONNX artifact under exports/", got="none", fix="name an artifact, or: segdeploy export --to onnx"
         )
     found.sort(key=lambda one: one.model_path.stat().st_mtime)
-    passed = [one for one in found if one.manifest.parity and one.manifest.parity.verdict == "passed"]
+    passed = [one for one in found if (verdict := one.manifest.verdict()) and verdict.verdict == "passed"]
     chosen = (passed if passed and not unverified else found)[-1]
     if chosen is not found[-1]:
         click.echo(f"left out, because it has no passed parity verdict: {found[-1].folder}, which is newer", err=True)

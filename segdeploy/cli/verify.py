@@ -18,10 +18,12 @@ from segdeploy.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from segdeploy.artifact.folder import Artifact, Unopened
     from segdeploy.artifact.manifest import Manifest
     from segdeploy.artifact.verdict import Parity
+    from segdeploy.base.errors import SegdeployError
     from segdeploy.parity.inputs import Inputs
 
 _SHOWN = {"failed": "FAILED"}
@@ -104,8 +106,8 @@ def command(
     chosen = named_artifacts(artifacts)
     if url is not None and len(chosen) != 1:
         raise InputError(expected="one ARTIFACT with --url: what the server runs", got=f"{len(chosen)}", fix="name it")
-    verdicts: list[tuple[str, Parity]] = []
-    for artifact in chosen:
+
+    def judged(artifact: Artifact) -> Parity:
         manifest = artifact.manifest
         where = {"checkpoint": checkpoint, "config": config, "device": device}
         inputs = None if reference else choose_inputs(manifest, data, split, images, limit)
@@ -123,15 +125,46 @@ def command(
             "command": typed_command(),
         }
         if url is not None:
-            verdicts.append((url, verify_server(url, partial(predict, url), artifact, **common)))  # type: ignore[arg-type]
-        else:
-            verdicts.append((artifact.name, verify(artifact, shapes=shapes, **common)))  # type: ignore[arg-type]
+            return verify_server(url, partial(predict, url), artifact, **common)  # type: ignore[arg-type]
+        return verify(artifact, shapes=shapes, **common)  # type: ignore[arg-type]
+
+    verdicts, errors = judge_each(chosen, judged, url)
     write_json(json_path, dict(verdicts))
     for path, text in ((junit, reports.junit(verdicts)), (markdown, reports.markdown(verdicts))):
         if path is not None:
             write_file(path, text)
+    if len(errors) == len(verdicts):
+        raise errors[0]
     show_verdicts(verdicts)
     gate(verdicts, undecided=True)
+
+
+def judge_each(
+    chosen: Sequence[Artifact | Unopened], judge: Callable[[Artifact], Parity], url: str | None = None
+) -> tuple[list[tuple[str, Parity]], list[SegdeployError]]:
+    """A verdict on each, and the errors of those that cannot be judged: each has its own row, and never costs the others.
+
+    Args:
+        chosen: the artifacts.
+        judge: takes the verdict.
+        url: what a server's row is called. An artifact's is called by its folder: two of one name may be asked about.
+    """
+    from segdeploy.artifact.folder import Unopened
+    from segdeploy.base.errors import SegdeployError
+    from segdeploy.parity.verify import not_judged
+
+    verdicts: list[tuple[str, Parity]] = []
+    errors: list[SegdeployError] = []
+    for one in chosen:
+        try:
+            if isinstance(one, Unopened):
+                raise one.error
+            parity = judge(one)
+        except SegdeployError as error:
+            errors.append(error)
+            parity = not_judged(error)
+        verdicts.append((url or str(one.folder), parity))
+    return verdicts, errors
 
 
 def choose_inputs(manifest: Manifest, data: Path | None, split: str, images: Path | None, limit: int) -> Inputs:
@@ -181,7 +214,12 @@ def show_verdicts(verdicts: Sequence[tuple[str, Parity]]) -> None:
                 if one.reason:
                     click.echo(f"{describe_shape(one.shape)}: {one.reason}")
         _show_checks(name, parity)
+        if parity.broken:
+            click.echo(f"{name}: not verified: {parity.reason}")
+            continue
         click.echo(f"{name}: {parity.verdict} on {parity.inputs}, {parity.device}; against {parity.reference}")
+        if parity.unrecorded:
+            click.echo(f"{name}: not recorded in its manifest: {parity.unrecorded}")
         if parity.seconds:
             click.echo(f"{parity.seconds:.1f} s, of which {parity.forward_seconds:.1f} s in the models")
         for line in told_divergence(parity):

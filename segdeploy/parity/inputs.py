@@ -42,10 +42,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Pictures, and what to call them in a verdict."""
+    """Pictures, and what to call them in a verdict; whether they are none, but seeded noise."""
 
     described: str
     pictures: tuple[Picture, ...]
+    noise: bool = False
 
 
 def pictures_of_folder(folder: Path, limit: int | None = None) -> Inputs:
@@ -95,7 +96,7 @@ def noise(manifest: Manifest, limit: int | None = None) -> Inputs:
     pictures = tuple(
         Picture(f"noise-{index}", partial(_same, image), partial(encode_png, image)) for index, image in enumerate(images)
     )
-    return Inputs(f"{len(images)} images of seeded noise", pictures)
+    return Inputs(f"{len(images)} images of seeded noise", pictures, noise=True)
 
 
 def _labelled(sample: Sample, manifest: Manifest) -> Picture:

@@ -11,8 +11,10 @@ from segdeploy.artifact.verdict import CHECKS, Check, FlipFigures, Parity, descr
 def junit(verdicts: Sequence[tuple[str, Parity]]) -> str:
     """One suite a candidate, one case a check. Skipped is ``skipped``; what failed or could not be decided is ``failure``.
 
+    What could not be opened or run at all is ``error``.
+
     Args:
-        verdicts: (name of the candidate, its verdict).
+        verdicts: (what the candidate is called: its folder, or a server's address; its verdict).
     """
     root = ET.Element("testsuites", name="segdeploy verify")
     for name, parity in verdicts:
@@ -23,13 +25,15 @@ def junit(verdicts: Sequence[tuple[str, Parity]]) -> str:
             name=name,
             tests=str(len(checks)),
             failures=str(sum(check.verdict in ("failed", "undecided") for check in checks)),
-            skipped=str(sum(check.verdict == "skipped" for check in checks)),
-            errors="0",
+            skipped=str(0 if parity.broken else sum(check.verdict == "skipped" for check in checks)),
+            errors=str(len(checks) if parity.broken else 0),
             time=f"{parity.seconds:.3f}",
         )
         for check in checks:
             case = ET.SubElement(suite, "testcase", classname=f"parity.{name}", name=check.name)
-            if check.verdict == "skipped":
+            if parity.broken:
+                ET.SubElement(case, "error", message=check.reason)
+            elif check.verdict == "skipped":
                 ET.SubElement(case, "skipped", message=check.reason)
             elif check.verdict != "passed":
                 text = f"{check.verdict}: {check.reason}"
@@ -44,7 +48,9 @@ def markdown(verdicts: Sequence[tuple[str, Parity]]) -> str:
     parts = ["# Parity"]
     for name, parity in verdicts:
         parts += [f"\n## {_cell(name)}: {parity.verdict}\n"]
-        parts += [f"Against {parity.reference}, on {parity.inputs}; {_cell(parity.device)}.\n"]
+        ran = ", ".join(filter(None, (parity.device, parity.provider, parity.processor)))
+        parts += [f"Against {parity.reference}, on {parity.inputs}; {_cell(ran)}.\n"]
+        parts += [f"Not recorded in its manifest: {_cell(parity.unrecorded)}\n"] if parity.unrecorded else []
         parts += ["| check | verdict | figures |", "|---|---|---|"]
         parts += [f"| {_cell(check.name)} | {check.verdict} | {_cell(figures(parity, check))} |" for check in parity.checks]
         parts += [f"\n{line}" for line in told_divergence(parity)]

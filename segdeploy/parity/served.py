@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -102,6 +103,8 @@ def verify_server(
         reference=describe_reference(original, stored),
         inputs=asked.inputs.described,
         device=url,
+        when=datetime.now().astimezone().isoformat(timespec="seconds"),
+        noise=asked.inputs.noise,
         tolerance=allowed,
         shapes=(),
         verdict="undecided",  # until all checks are known

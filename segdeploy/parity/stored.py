@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.artifact.folder import Artifact
-from segdeploy.artifact.manifest import FileEntry, Manifest
+from segdeploy.artifact.manifest import FileEntry, Manifest, upgrade
 from segdeploy.base.errors import ArtifactError, InputError
 from segdeploy.base.files import sha256_file, write_file
 from segdeploy.base.records import Struct
@@ -130,12 +130,13 @@ class StoredReference:
         self._folder = folder
         fix = "make one with: segdeploy verify ARTIFACT --save-reference DIR"
         try:
-            self._index = msgspec.json.decode((folder / INDEX_NAME).read_bytes(), type=_Index)
+            values = msgspec.json.decode((folder / INDEX_NAME).read_bytes(), type=dict[str, Any])
+            self._index = msgspec.convert({**values, "model": upgrade(values.get("model") or {})}, _Index)
         except OSError as error:
             raise InputError(
                 expected=f"a stored reference with {INDEX_NAME} at '{folder}'", got=str(error.strerror).lower(), fix=fix
             ) from error
-        except msgspec.DecodeError as error:
+        except msgspec.MsgspecError as error:
             raise InputError(expected=f"a stored reference at '{folder}'", got=str(error), fix=fix) from error
         self.artifact = Artifact(folder, self._index.model)
 

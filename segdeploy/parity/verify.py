@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
 from segdeploy.artifact.folder import Artifact, record_parity
+from segdeploy.artifact.manifest import Manifest
 from segdeploy.artifact.verdict import Parity, Tolerance, worst
-from segdeploy.base.errors import BackendError
+from segdeploy.base.errors import BackendError, SegdeployError
 from segdeploy.base.files import new_folder
+from segdeploy.base.machine import cpu_model, local_gpu
 from segdeploy.parity.determinism import determinism
 from segdeploy.parity.diagnose import diagnose
 from segdeploy.parity.inputs import Inputs
@@ -54,11 +57,12 @@ def verify(
         tolerance: what is allowed; None for that of the artifact's precision.
         stored: outputs of the reference from another machine, in place of running it; its pictures and shapes count.
         pictures: a folder for pictures of the worst image, drawn where the artifact failed.
-        record: write the verdict into the artifact's manifest.
+        record: add the verdict to the history in the artifact's manifest.
         command: what was typed, for the record.
 
     Returns:
-        The verdict. ``skipped``, with the reason, where the artifact cannot run on this machine.
+        The verdict. ``skipped``, with the reason, where the artifact cannot run on this machine. It says itself where it
+        could not be recorded: the artifact was replaced meanwhile, or its folder cannot be written.
 
     Raises:
         CheckpointError: the reference is gone or damaged.
@@ -74,6 +78,9 @@ def verify(
         shapes=(),
         verdict="skipped",
         command=command,
+        when=datetime.now().astimezone().isoformat(timespec="seconds"),
+        files=artifact.manifest.hashes,
+        noise=asked.inputs.noise,
     )
     with ExitStack() as stack:
         try:
@@ -90,8 +97,47 @@ def verify(
                 if pictures is not None and judge.worst is not None:
                     draw_worst(judge.worst, artifact.manifest, pictures)
     if record:
-        record_parity(artifact, parity)
+        try:
+            record_parity(artifact, parity)
+        except SegdeployError as error:  # the verdict stands all the same, on the files that were opened
+            parity = msgspec.structs.replace(parity, unrecorded=str(error))
     return parity
+
+
+def not_judged(error: SegdeployError) -> Parity:
+    """The row of an artifact that cannot be opened, or whose reference cannot be run: the error, and no verdict."""
+    nothing = Tolerance(logits_max_abs=0, mask_agreement=1, miou_points=0)
+    return Parity(
+        reference="none",
+        inputs="nothing",
+        device="none",
+        tolerance=nothing,
+        shapes=(),
+        verdict="skipped",
+        reason=str(error),
+        broken=True,
+    )
+
+
+def _provider(manifest: Manifest, device: str) -> str:
+    kind = device.partition(" ")[0]
+    if manifest.format == "onnx":
+        return f"{'CUDA' if kind == 'cuda' else 'CPU'}ExecutionProvider"
+    if manifest.format == "tensorrt":
+        return f"{manifest.toolchain.tensorrt_flavour} {manifest.toolchain.tensorrt}"
+    return f"torch {kind}"
+
+
+def _processor(device: str) -> str:
+    """The CPU's name, or the GPU's as the session tells it; onnxruntime tells none."""
+    kind, _, told = device.partition(" ")
+    if kind == "cpu":
+        return cpu_model()
+    name = told.strip("()")
+    if name != "onnxruntime":
+        return name
+    gpu = local_gpu()
+    return gpu.name if gpu else ""
 
 
 def store_reference(
@@ -130,6 +176,8 @@ def _judged(parity: Parity, original: Recorder, candidate: Recorder, asked: Ques
     found = msgspec.structs.replace(
         parity,
         device=candidate.device,
+        provider=_provider(candidate.base.manifest, candidate.device),
+        processor=_processor(candidate.device),
         shapes=judge.shapes(),
         left_out=() if asked.every else left_out(candidate.base.manifest),
         verdict="undecided",  # until all checks are known

@@ -11,7 +11,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from segdeploy.artifact.folder import MANIFEST_NAME, Artifact, record_unverified
+from segdeploy.artifact.folder import MANIFEST_NAME, Artifact, record_packed
 from segdeploy.base.errors import ArtifactError, InputError, MissingExtraError, ServeError
 from segdeploy.base.files import new_file
 
@@ -44,7 +44,7 @@ def pack(artifact: Artifact, *, name: str, out: Path, unverified: bool = False) 
     if find_spec("model_archiver") is None:
         raise MissingExtraError(package="torch-model-archiver", extra="serve", purpose="making a .mar")
     if _verdict(artifact) != "passed":
-        artifact = record_unverified(artifact)
+        artifact = record_packed(artifact, ["no passed verdict (--unverified)"])
     target = out / f"{name}.mar"
     # The archiver builds in a fixed folder under the temp folder, where two builds of one name would collide.
     with tempfile.TemporaryDirectory(prefix="segdeploy-pack-") as scratch:
@@ -106,7 +106,8 @@ def check_packable(artifact: Artifact, *, unverified: bool) -> None:
 
 
 def _verdict(artifact: Artifact) -> str:
-    return artifact.manifest.parity.verdict if artifact.manifest.parity else "never verified"
+    counting = artifact.manifest.verdict()
+    return counting.verdict if counting else "never verified"
 
 
 def _stage(artifact: Artifact, folder: Path) -> None:

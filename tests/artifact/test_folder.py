@@ -1,10 +1,12 @@
 import hashlib
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
 
-from segdeploy.artifact.folder import find_artifacts, open_artifact, record_parity, write_artifact
+from segdeploy.artifact.folder import find_artifacts, open_artifact, record_packed, record_parity, write_artifact
 from segdeploy.artifact.verdict import Parity, Tolerance
 from segdeploy.base.errors import ArtifactError, InputError
 
@@ -66,18 +68,64 @@ def test_a_missing_file(write):
         open_artifact(artifact.folder)
 
 
-@pytest.mark.parametrize("path", ["../outside.bin", "/etc/hostname", "a/../../outside.bin", "link/outside.bin"])
+@pytest.mark.parametrize("path", ["../outside.bin", "/etc/hostname", "x/../../outside.bin", "x/..", "..\\\\outside.bin"])
 def test_a_path_outside_the_folder(write, tmp_path, path):
-    """A manifest cannot reach out of its folder, not by dots, not from the root, not through a link."""
+    """A manifest cannot reach out of its folder, not by dots, not from the root."""
     artifact = write()
     outside = tmp_path / "exports" / "outside.bin"
     outside.write_bytes(b"secret")
-    (artifact.folder / "link").symlink_to(tmp_path / "exports")
     entry = {"path": path, "sha256": hashlib.sha256(b"secret").hexdigest(), "bytes": 6}
     edit(artifact, lambda values: values["files"].append(entry))
     with pytest.raises(ArtifactError, match="files inside") as caught:
         open_artifact(artifact.folder)
     assert path in str(caught.value)
+
+
+@pytest.fixture
+def store(write, tmp_path):
+    """An artifact as a store of blobs keeps it: every file, and the folder, is a link; the content lies by its hash."""
+    artifact = write(tmp_path / "made")
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "onnx-fp32"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for path in list(artifact.folder.iterdir()):
+        blob = blobs / hashlib.sha256(path.read_bytes()).hexdigest()
+        blob.write_bytes(path.read_bytes())
+        (snapshot / path.name).symlink_to(blob)
+    linked = tmp_path / "linked" / "onnx-fp32"
+    linked.parent.mkdir()
+    linked.symlink_to(snapshot)
+    return linked
+
+
+def test_a_store_of_links_opens(store):
+    """Links are followed, for files and folders; what they lead to is held by its hash."""
+    artifact = open_artifact(store)
+    assert artifact.model_path.read_bytes() == b"weights"
+    assert find_artifacts(store.parent) == [artifact]
+    artifact.model_path.resolve().write_bytes(b"weightz")
+    with pytest.raises(ArtifactError, match=r"model\.onnx.*changed or damaged"):
+        open_artifact(store)
+
+
+def test_a_verdict_leaves_the_blobs_alone(store, parity):
+    """A store's content is never changed: the folder gets a manifest of its own."""
+    before = (store / "manifest.json").resolve().read_bytes()
+    blob = (store / "manifest.json").resolve()
+    record_parity(open_artifact(store), parity)
+    assert blob.read_bytes() == before
+    assert open_artifact(store).manifest.verdict().reason == "x"
+
+
+def test_a_link_that_leads_nowhere_or_in_a_circle(write, tmp_path):
+    """A dangling link is a missing file; a circle of folders has an end."""
+    artifact = write()
+    (artifact.folder / "again").symlink_to(tmp_path / "exports")
+    assert [one.folder for one in find_artifacts(tmp_path / "exports")] == [artifact.folder]
+    (artifact.folder / "extra.bin").unlink()
+    (artifact.folder / "extra.bin").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ArtifactError, match=r"extra\.bin'; got it is missing"):
+        open_artifact(artifact.folder)
 
 
 def test_no_files_listed(write):
@@ -144,15 +192,56 @@ def test_a_file_in_the_folders_place(write, tmp_path):
         write(tmp_path / "file" / "a")
 
 
-def test_record_parity(write):
-    """A verdict lands in the manifest on disk, and changes nothing else."""
-    artifact = write()
+@pytest.fixture
+def parity():
+    """A verdict."""
     tolerance = Tolerance(logits_max_abs=1e-4, mask_agreement=0.9999, miou_points=0.1)
-    parity = Parity(reference="r", inputs="i", device="cpu", tolerance=tolerance, shapes=(), verdict="skipped", reason="x")
+    return Parity(reference="r", inputs="i", device="cpu", tolerance=tolerance, shapes=(), verdict="passed", reason="x")
+
+
+def test_record_parity(write, parity):
+    """A verdict lands in the manifest on disk, bound to the files, and changes nothing else."""
+    artifact = write()
     assert record_parity(artifact, parity) == open_artifact(artifact.folder)
     again = open_artifact(artifact.folder).manifest
-    assert again.parity == parity
-    assert msgspec.structs.replace(again, parity=None) == artifact.manifest
+    assert again.parity == (msgspec.structs.replace(parity, files=tuple(entry.sha256 for entry in again.files)),)
+    assert msgspec.structs.replace(again, parity=()) == artifact.manifest
+
+
+def test_verdicts_are_only_added(write, parity):
+    """Each finds those that others have recorded since it opened the artifact, and loses none of them."""
+    artifact = write()
+    words = ("passed", "skipped", "failed", "passed")
+    for word in words:
+        record_parity(artifact, msgspec.structs.replace(parity, verdict=word))
+    record_packed(artifact, ["noise only"])
+    record_packed(artifact, ["noise only", "no passed verdict"])
+    manifest = open_artifact(artifact.folder).manifest
+    assert tuple(one.verdict for one in manifest.parity) == words
+    assert manifest.packed_despite == ("noise only", "no passed verdict")
+
+
+def test_verdicts_of_many_at_once(write, parity):
+    """Processes that record at the same moment lose nothing."""
+    artifact = write()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: record_parity(artifact, msgspec.structs.replace(parity, reason=str(n))), range(40)))
+    assert {one.reason for one in open_artifact(artifact.folder).manifest.parity} == {str(n) for n in range(40)}
+
+
+def test_a_new_export_gets_no_older_verdict(write, parity):
+    """Where others were exported meanwhile their manifest is left as it is; the same files again are the same artifact."""
+    artifact = write(content=b"old")
+    write(content=b"old")
+    record_parity(artifact, parity)
+    newer = write(content=b"new")
+    for record in (lambda: record_parity(artifact, parity), lambda: record_packed(artifact, ["x"])):
+        with pytest.raises(ArtifactError, match="exported there meanwhile"):
+            record()
+    assert open_artifact(newer.folder) == newer
+    shutil.rmtree(newer.folder)
+    with pytest.raises(ArtifactError, match="no such folder"):
+        record_parity(artifact, parity)
 
 
 def test_find_artifacts(write, tmp_path):
@@ -163,3 +252,18 @@ def test_find_artifacts(write, tmp_path):
     found = find_artifacts(tmp_path / "exports")
     assert [artifact.folder.name for artifact in found] == ["a", "b"]
     assert find_artifacts(tmp_path / "none") == []
+
+
+def test_one_that_is_broken_hides_no_other(write, tmp_path):
+    """Each that cannot be opened has its place, with the reason, and with what its manifest says where that can be read."""
+    exports = tmp_path / "exports"
+    good = write(exports / "b")
+    altered, unreadable = write(exports / "a"), write(exports / "c")
+    altered.model_path.write_bytes(b"weightz")
+    (unreadable.folder / "manifest.json").write_text("{")
+    first, second, third = find_artifacts(exports)
+    assert (first.folder, first.manifest, first.name) == (altered.folder, altered.manifest, "hand/onnx-fp32")
+    assert "changed or damaged" in str(first.error)
+    assert second == good
+    assert (third.folder, third.manifest, third.name) == (unreadable.folder, None, str(unreadable.folder))
+    assert "a valid manifest" in str(third.error)

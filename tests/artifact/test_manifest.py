@@ -1,10 +1,12 @@
 import json
 
+import msgspec
 import pytest
 
 from segdeploy.artifact.manifest import (
     Bounds,
     Engine,
+    FileEntry,
     KeptLayer,
     Profile,
     QualityDrop,
@@ -62,7 +64,7 @@ def full(make_manifest):
     return make_manifest(
         target=Target(device="cuda", compute_capability="sm89"),
         engine=Engine(profiles=profiles, workspace_bytes=1 << 30),
-        parity=parity,
+        parity=(parity,),
         precision="int8",
         quantization=quantization,
     )
@@ -73,7 +75,7 @@ def test_round_trip(make_manifest):
     manifest = full(make_manifest)
     data = encode_manifest(manifest)
     assert data.endswith(b"}\n")
-    assert b'\n  "schema": 1,' in data
+    assert b'\n  "schema": 2,' in data
     assert decode_manifest(data, "x") == manifest
     assert json.loads(data)["input"]["shape"] == [
         {"min": 1, "opt": 1, "max": 4, "step": 1},
@@ -95,13 +97,13 @@ def set_at(values, path, value):
     [
         (("surprise",), 1),
         (("preprocess", "surprise"), 1),
-        (("parity", "shapes", 0, "surprise"), 1),
+        (("parity", 0, "shapes", 0, "surprise"), 1),
         (("quantization", "kept", 0, "surprise"), 1),
         (("quantization", "quality", "metric"), "accuracy"),
         (("engine", "profiles"), []),
         (("engine", "typing"), "half"),
         (("format",), "caffe"),
-        (("parity", "verdict"), "perfect"),
+        (("parity", 0, "verdict"), "perfect"),
         (("input", "shape", 0), "any"),
         (("palette", 1), [1, 2]),
         (("name",), None),
@@ -126,6 +128,47 @@ def test_an_older_manifest_opens(make_manifest):
     assert decode_manifest(json.dumps(values).encode(), "x") == make_manifest()
 
 
+def of_schema_1(make_manifest, **changes):
+    """The bytes that schema 1 wrote of the full manifest."""
+    manifest = full(make_manifest)
+    entry = FileEntry(path="model.onnx", sha256="a" * 64, bytes=1)
+    values = json.loads(encode_manifest(msgspec.structs.replace(manifest, files=(entry,))))
+    (parity,) = values["parity"]
+    for name in ("when", "files", "provider", "processor", "noise", "unrecorded", "broken"):
+        del parity[name]
+    del values["packed_despite"]
+    return {**values, "schema": 1, "parity": parity, "packed_unverified": False, **changes}
+
+
+def test_a_manifest_of_schema_1_opens(make_manifest):
+    """Its one verdict is the first of the history, of the files as they are; nobody has to export again."""
+    found = decode_manifest(json.dumps(of_schema_1(make_manifest)).encode(), "x")
+    (parity,) = found.parity
+    assert (found.schema, parity.files, parity.when, parity.noise) == (2, ("a" * 64,), None, False)
+    assert found.verdict() == found.verdict("cpu") == parity
+    assert found.verdict("cuda") is None
+    assert found.packed_despite == ()
+    assert decode_manifest(encode_manifest(found), "x") == found
+
+
+def test_what_schema_1_said_of_packing_and_noise_stays(make_manifest):
+    """No verdict is an empty history; packed unverified stays said for ever; noise is known by its words."""
+    values = of_schema_1(make_manifest, parity=None, packed_unverified=True)
+    found = decode_manifest(json.dumps(values).encode(), "x")
+    assert (found.parity, found.verdict()) == ((), None)
+    assert found.packed_despite == ("no passed verdict (--unverified)",)
+    values = of_schema_1(make_manifest)
+    values["parity"]["inputs"] = "8 images of seeded noise"
+    assert decode_manifest(json.dumps(values).encode(), "x").parity[0].noise
+
+
+@pytest.mark.parametrize(("name", "value"), [("parity", 3), ("files", 3), ("files", [3]), ("surprise", 1)])
+def test_a_wrong_field_of_schema_1_is_named(make_manifest, name, value):
+    """An older manifest is held to its form as well."""
+    with pytest.raises(ArtifactError, match=name):
+        decode_manifest(json.dumps(of_schema_1(make_manifest, **{name: value})).encode(), "x")
+
+
 def test_a_missing_field_is_named(make_manifest):
     """A field that is not there is named too."""
     values = json.loads(encode_manifest(make_manifest()))
@@ -134,11 +177,11 @@ def test_a_missing_field_is_named(make_manifest):
         decode_manifest(json.dumps(values).encode(), "x")
 
 
-@pytest.mark.parametrize("schema", [0, 2, "1", 1.5])
+@pytest.mark.parametrize("schema", [0, 3, "1", 1.5])
 def test_another_schema(make_manifest, schema):
     """A manifest of another schema says so, not which of its fields is strange."""
     values = {"schema": schema, "new_field": True}
-    with pytest.raises(ArtifactError, match="of schema 1"):
+    with pytest.raises(ArtifactError, match="of schema 2"):
         decode_manifest(json.dumps(values).encode(), "x")
 
 

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from segdeploy.artifact.folder import record_parity
 from segdeploy.artifact.verdict import Parity, Tolerance
 from segdeploy.base.errors import InputError
 from segdeploy.bench import process
@@ -127,7 +128,10 @@ def test_parity_is_the_manifests_verdict(tiny_artifact, verdict):
     """The benchmark repeats what was proven, and proves nothing itself."""
     tolerance = Tolerance(logits_max_abs=1e-4, mask_agreement=1.0, miou_points=0.1)
     parity = Parity(reference="r", inputs="i", device="cpu", tolerance=tolerance, shapes=(), verdict=verdict)
-    assert bench([tiny_artifact(parity=parity)], QUICK).rows[0].parity == verdict
+    assert bench([record_parity(tiny_artifact(), parity)], QUICK).rows[0].parity == verdict
+    on_gpu = msgspec.structs.replace(parity, device="cuda (x)")
+    unproven = "skipped" if verdict == "skipped" else "not verified"
+    assert bench([record_parity(tiny_artifact("other"), on_gpu)], QUICK).rows[0].parity == unproven
 
 
 def test_a_worker_answers_errors_and_goes_on(tiny_artifact):

@@ -65,7 +65,7 @@ def test_what_the_manifest_says(request, fmt, checkpoint_path):
     assert manifest.toolchain.torch == torch.__version__.split("+")[0]
     assert manifest.input.shape[1] == Bounds(min=32, opt=64, max=256)
     assert (manifest.target is None) == (fmt != "tensorrt")
-    assert manifest.parity is None
+    assert manifest.parity == ()
     assert open_artifact(artifact.folder).manifest == manifest
 
 

@@ -194,7 +194,7 @@ def test_a_fault_in_the_graph(with_fault, pictures, tmp_path, fault):
     found = parity.divergence
     assert (found.stage, found.module) == (stage, module), found.detail
     assert words in found.detail
-    assert open_artifact(artifact.folder).manifest.parity == parity
+    assert open_artifact(artifact.folder).manifest.parity == (parity,)
     assert (tmp_path / "drawn" / "worst.png").is_file()
 
 

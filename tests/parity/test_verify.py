@@ -26,7 +26,7 @@ def test_a_good_artifact_passes(request, fmt, copied, pictures):
     artifact = copied(request.getfixturevalue(f"{fmt}_artifact"))
     parity = verify(artifact, inputs=pictures, device="cpu")
     assert parity.verdict == "passed"
-    assert open_artifact(artifact.folder).manifest.parity == parity
+    assert open_artifact(artifact.folder).manifest.parity == (parity,)
     assert parity.device == "cpu"
     assert artifact.manifest.lineage.checkpoint_sha256[:12] in parity.reference
     assert parity.inputs == "6 images of val"
@@ -50,7 +50,7 @@ def test_without_pictures(copied, onnx_artifact):
     parity = verify(artifact, inputs=noise(artifact.manifest), record=False, shapes=[(1, 64, 96)])
     assert parity.verdict == "passed"
     assert "noise" in parity.inputs
-    assert open_artifact(artifact.folder).manifest.parity is None
+    assert open_artifact(artifact.folder).manifest.parity == ()
 
 
 def test_an_engine_is_skipped_here(copied, tensorrt_artifact, no_gpu):
@@ -60,7 +60,7 @@ def test_an_engine_is_skipped_here(copied, tensorrt_artifact, no_gpu):
     assert parity.verdict == "skipped"
     assert "an NVIDIA GPU" in parity.reason
     assert parity.shapes == ()
-    assert open_artifact(artifact.folder).manifest.parity == parity
+    assert open_artifact(artifact.folder).manifest.parity == (parity,)
 
 
 def test_another_checkpoint_is_refused(copied, onnx_artifact, checkpoint_path, tmp_path):
@@ -73,7 +73,7 @@ def test_another_checkpoint_is_refused(copied, onnx_artifact, checkpoint_path, t
     artifact = copied(onnx_artifact)
     with pytest.raises(ArtifactError, match="another one at"):
         verify(artifact, checkpoint=tmp_path / "other.pth")
-    assert open_artifact(artifact.folder).manifest.parity is None
+    assert open_artifact(artifact.folder).manifest.parity == ()
 
 
 def test_the_checkpoint_may_have_moved(copied, onnx_artifact, checkpoint_path, tmp_path):

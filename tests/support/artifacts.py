@@ -20,7 +20,7 @@ def make_manifest():
 
     axes = (m.Bounds(min=1, opt=1, max=4), m.Bounds(min=8, opt=16, max=64), m.Bounds(min=8, opt=24, max=64), 3)
     whole = m.Manifest(
-        schema=1,
+        schema=m.SCHEMA,
         name="hand",
         format="onnx",
         precision="fp32",

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from segdeploy.artifact.folder import write_artifact
+from segdeploy.artifact.manifest import SCHEMA as MANIFEST_SCHEMA
 from segdeploy.artifact.manifest import (
     Bounds,
     Inference,
@@ -74,7 +75,7 @@ def write_tiny_onnx(folder: Path) -> None:
 def manifest(name="tiny", fmt="onnx", classes=CLASSES, **changes):
     axes = (Bounds(min=1, opt=1, max=8), Bounds(min=16, opt=32, max=256), Bounds(min=16, opt=48, max=256), 3)
     whole = Manifest(
-        schema=1,
+        schema=MANIFEST_SCHEMA,
         name=name,
         format=fmt,
         precision="fp32",
