@@ -17,6 +17,7 @@ from segdeploy.cli.options import config_option, device_option, json_option, res
 @click.option("--legend/--no-legend", default=True, show_default=True, help="Classes and their shares below the overlay.")
 @click.option("--opacity", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Of the colours.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Pictures or frames at once.")
+@click.option("--max-pixels", type=click.IntRange(min=1), help="Of a picture; 64,000,000 by default.")
 @config_option
 @device_option
 @threads_option
@@ -29,6 +30,7 @@ def command(
     legend: bool,
     opacity: float,
     batch: int,
+    max_pixels: int | None,
     config: str | None,
     device: str,
     threads: int | None,
@@ -41,6 +43,7 @@ def command(
     """
     from segdeploy.artifact.folder import MANIFEST_NAME
     from segdeploy.base.errors import InputError
+    from segdeploy.images.decode import MAX_PIXELS
     from segdeploy.runtime import open_session
     from segdeploy.runtime.files import Drawing, find_jobs, predict_files
 
@@ -57,7 +60,7 @@ def command(
     jobs = find_jobs(paths[named:], out, recursive=recursive)
     artifact = resolve_target(first if named else None, config)
     with open_session(artifact, device, threads) as session:  # type: ignore[arg-type]  # click.Choice holds it
-        outcome = predict_files(session, jobs, drawing, batch=batch)
+        outcome = predict_files(session, jobs, drawing, batch=batch, max_pixels=max_pixels or MAX_PIXELS)
     write_json(json_path, outcome.done)
     click.echo(f"{len(outcome.done)} of {len(jobs)} files: {out}")
     for problem in outcome.problems[:-1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.base.errors import InputError
-from segdeploy.images.decode import IMAGE_SUFFIXES
+from segdeploy.images.decode import IMAGE_SUFFIXES, checked_header
 
 # (images, labels) under the root, for data sets without lists.
 SPLIT_FOLDERS = (("img_dir/{split}", "ann_dir/{split}"), ("images/{split}", "annotations/{split}"))
@@ -76,7 +77,12 @@ def read_label(path: Path, *, reduce_zero_label: bool = False) -> NDArray[Any]:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(expected=f"a label map at '{path}'", got=str(error), fix="mend or remove it") from error
+    header = checked_header(data, f"'{path}'")
+    try:
+        with Image.open(io.BytesIO(data), formats=[header.kind]) as picture:
             mode, label = picture.mode, np.array(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow's plugins raise
         raise InputError(expected=f"a label map at '{path}'", got=str(error), fix="mend or remove it") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from pathlib import Path
 
 import cv2
@@ -11,17 +9,21 @@ import numpy as np
 
 from segdeploy.base.errors import InputError
 from segdeploy.images.arrays import Image
+from segdeploy.images.header import Header, read_header
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-_LARGEST_IMAGE_PIXELS = 64_000_000
+# More than any camera's picture has; decoded it takes a fifth of a gigabyte, and its logits more.
+MAX_PIXELS = 64_000_000
+FORMATS = "JPEG, PNG, WebP, BMP or TIFF"
 
 
-def decode_image(data: bytes, source: str) -> Image:
-    """Decode JPEG, PNG and what else OpenCV reads, applying the EXIF orientation, as mmcv does.
+def decode_image(data: bytes, source: str, *, max_pixels: int = MAX_PIXELS) -> Image:
+    """Decode JPEG, PNG, WebP, BMP or TIFF, applying the EXIF orientation, as mmcv does.
 
     Args:
         data: the file's content.
         source: what to call it in an error.
+        max_pixels: a picture whose header promises more is refused before it is decoded.
 
     Returns:
         uint8 [H, W, 3] RGB.
@@ -29,20 +31,46 @@ def decode_image(data: bytes, source: str) -> Image:
     Raises:
         InputError: it is not an image, or too large to be one.
     """
-    fix = "pass a JPEG or PNG file"
-    if not data:
-        raise InputError(expected=f"an image in {source}", got="an empty file", fix=fix)
-    _check_size(data, source)
+    header = checked_header(data, source, max_pixels=max_pixels)
+    fix = "mend it, or save it anew"
     try:
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise InputError(expected=f"an image in {source}", got=f"a decoder error: {error.err}", fix=fix) from error
     if bgr is None:
-        raise InputError(expected=f"an image in {source}", got=f"{len(data)} bytes of something else", fix=fix)
+        got = f"{len(data)} bytes of a damaged {header.kind} of {header.width}x{header.height}"
+        raise InputError(expected=f"an image in {source}", got=got, fix=fix)
+    height, width = bgr.shape[:2]
+    if sorted((width, height)) != sorted((header.width, header.height)):  # an orientation may have turned it
+        raise InputError(
+            expected=f"an image of {header.width}x{header.height}, as the header says, in {source}",
+            got=f"{width}x{height}",
+            fix=fix,
+        )
     return np.ascontiguousarray(bgr[..., ::-1])
 
 
-def read_image(path: Path) -> Image:
+def checked_header(data: bytes, source: str, *, max_pixels: int = MAX_PIXELS) -> Header:
+    """The header of a picture that may be decoded.
+
+    Raises:
+        InputError: it is of no format that is read here, or would exhaust the memory.
+    """
+    header = read_header(data)
+    if header is None:
+        got = f"{len(data)} bytes of something else, or cut short" if data else "an empty file"
+        raise InputError(expected=f"an image in {source}", got=got, fix=f"pass a {FORMATS} file")
+    if header.pixels > max_pixels:
+        tiles = "" if header.pixels == header.width * header.height else f" in tiles of {header.pixels} pixels"
+        raise InputError(
+            expected=f"at most {max_pixels / 1e6:g} megapixels in {source}",
+            got=f"{header.width}x{header.height}{tiles}",
+            fix="scale the image down first, or lift the limit (predict --max-pixels)",
+        )
+    return header
+
+
+def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
     """Read an image file; see ``decode_image``.
 
     Raises:
@@ -54,7 +82,7 @@ def read_image(path: Path) -> Image:
         raise InputError(
             expected=f"an image file at '{path}'", got=str(error.strerror).lower(), fix="check the path"
         ) from error
-    return decode_image(data, f"'{path}'")
+    return decode_image(data, f"'{path}'", max_pixels=max_pixels)
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -71,29 +99,3 @@ def list_images(folder: Path) -> list[Path]:
             expected=f"images in '{folder}'", got="none", fix=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return found
-
-
-def _check_size(data: bytes, source: str) -> None:
-    """Refuse a picture whose header promises more pixels than any camera's: decoding it would exhaust the memory."""
-    from PIL import Image as Pillow
-    from PIL import UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
-            with Pillow.open(io.BytesIO(data)) as picture:
-                width, height = picture.size
-    except Pillow.DecompressionBombError as error:  # Pillow's own limit lies above ours, and hides the size
-        raise _too_large(source, str(error).split(",", maxsplit=1)[0]) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, RuntimeError):
-        return  # Pillow's plugins fail in all these ways on damaged files; the decoder has the last word
-    if width * height > _LARGEST_IMAGE_PIXELS:
-        raise _too_large(source, f"{width}x{height}")
-
-
-def _too_large(source: str, got: str) -> InputError:
-    return InputError(
-        expected=f"at most {_LARGEST_IMAGE_PIXELS // 1_000_000} megapixels in {source}",
-        got=got,
-        fix="scale the image down first",
-    )

@@ -14,7 +14,7 @@ from segdeploy.base.errors import InputError, SegdeployError
 from segdeploy.base.files import new_folder, write_file
 from segdeploy.base.progress import progress_bar
 from segdeploy.images.arrays import Image
-from segdeploy.images.decode import IMAGE_SUFFIXES, read_image
+from segdeploy.images.decode import IMAGE_SUFFIXES, MAX_PIXELS, read_image
 from segdeploy.images.drawing import class_shares, overlay, with_legend
 from segdeploy.images.label_png import encode_png, label_png
 from segdeploy.runtime.predictor import predict_batch
@@ -111,7 +111,9 @@ def find_jobs(paths: Sequence[Path], out: Path, *, recursive: bool = False) -> l
     return jobs
 
 
-def predict_files(session: Session, jobs: Sequence[Job], drawing: Drawing, *, batch: int = 1) -> Outcome:
+def predict_files(
+    session: Session, jobs: Sequence[Job], drawing: Drawing, *, batch: int = 1, max_pixels: int = MAX_PIXELS
+) -> Outcome:
     """Segment every file.
 
     Args:
@@ -119,6 +121,7 @@ def predict_files(session: Session, jobs: Sequence[Job], drawing: Drawing, *, ba
         jobs: what, and where to.
         drawing: what to write.
         batch: pictures of one size, or frames, at once; no more than the artifact takes.
+        max_pixels: of a picture; see ``decode_image``.
     """
     artifact = session.artifact
     axis = artifact.manifest.input.shape[0]
@@ -127,7 +130,7 @@ def predict_files(session: Session, jobs: Sequence[Job], drawing: Drawing, *, ba
     pictures = [job for job in jobs if not job.is_video]
     if pictures:
         with progress_bar(f"predict {artifact.name}", len(pictures)) as advance:
-            for read, images in _same_sized(pictures, batch, outcome):
+            for read, images in _same_sized(pictures, batch, max_pixels, outcome):
                 _pictures(session, read, images, drawing, outcome)
                 advance(len(read))
     for job in jobs:
@@ -139,13 +142,13 @@ def predict_files(session: Session, jobs: Sequence[Job], drawing: Drawing, *, ba
     return outcome
 
 
-def _same_sized(jobs: Sequence[Job], batch: int, outcome: Outcome) -> Iterator[tuple[list[Job], list[Image]]]:
+def _same_sized(jobs: Sequence[Job], batch: int, max_pixels: int, outcome: Outcome) -> Iterator[tuple[list[Job], list[Image]]]:
     """Neighbours of one size, at most ``batch`` of them; one that cannot be read stands alone, with no image."""
     group: list[Job] = []
     images: list[Image] = []
     for job in jobs:
         try:
-            image = read_image(job.source)
+            image = read_image(job.source, max_pixels=max_pixels)
         except SegdeployError as error:
             outcome.problems.append(error)
             yield [job], []
