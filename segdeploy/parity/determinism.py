@@ -130,7 +130,9 @@ def _between(one: Call, other: Call, index: int, manifest: Manifest) -> _Differe
     firm = 0
     if flipped.any():
         full = full_logits(logits, mask.shape, manifest)
-        lead = leads(full[:, flipped], mask_other[flipped], manifest.postprocess.cutoff)
+        cutoff = manifest.postprocess.cutoff
+        # Nobody knows which of the two is wrong, so that neither label may be far from the best.
+        lead = np.maximum(*(leads(full[:, flipped], one[flipped], cutoff) for one in (mask, mask_other)))
         lead = np.where(np.isfinite(lead), lead, LARGEST)
         firm = int((lead > 2 * explained(error, logits, RESIZE_ROUNDING[manifest.precision])).sum())
     return _Difference(int(flipped.sum()), firm, error)

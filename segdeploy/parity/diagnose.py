@@ -149,7 +149,9 @@ def _inside(worst: WorstImage, candidate: Recorder, original: Session) -> Diverg
     if found is None and manifest.precision != "fp32" and _as_watched(ours, watched[-1].made[0], worst.logits):
         return rounding(theirs, watched, manifest.precision)
     if found is None:
-        detail = "every layer agrees while it is watched: the runtime's own optimisation of the graph makes the difference"
+        detail = (
+            "every layer agrees while it is watched: what runs the graph makes the difference (its optimisation, its buffers)"
+        )
         return Divergence(stage="runtime", module="", detail=detail)
     exchanged = _exchanged(worst.logits, ours[0], manifest.classes)
     return msgspec.structs.replace(found, detail=f"{found.detail}; {exchanged}") if exchanged else found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +31,9 @@ from segdeploy.runtime.open import Device, open_session
 from segdeploy.runtime.predictor import predict_labels
 
 Ask = Callable[[bytes], Labels]
+
+_AT_ONCE = 4  # distinct pictures in flight, so many times over
+_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -110,16 +114,20 @@ def verify_server(
         verdict="undecided",  # until all checks are known
         labels=judge.labels(),
         task=judge.task(),
-        determinism=_twice(ask, asked.inputs),
+        determinism=_steadiness(ask, asked.inputs, allowed),
         command=command,
         seconds=time.perf_counter() - started,
         forward_seconds=recorder.seconds,
     )
     parity = msgspec.structs.replace(parity, verdict=worst(check.verdict for check in parity.checks))
-    if parity.verdict == "failed" and served is not None:
+    steady = parity.determinism
+    if steady is not None and steady.verdict == "failed":  # nothing that is asked of it afterwards means anything
+        found = Divergence(stage="server", module="", detail=f"its answers are not steady: {steady.reason}")
+        parity = msgspec.structs.replace(parity, divergence=found)
+    elif parity.verdict == "failed" and served is not None:
         parity = msgspec.structs.replace(parity, divergence=_diagnose(served, artifact, ask, device))
-        if pictures is not None and judge.worst is not None:
-            draw_worst(judge.worst, artifact.manifest, pictures)
+    if parity.verdict == "failed" and pictures is not None and judge.worst is not None:
+        draw_worst(judge.worst, artifact.manifest, pictures)
     return parity
 
 
@@ -133,18 +141,32 @@ def _checked(ours: Labels, theirs: Labels, name: str) -> Labels:
     return ours
 
 
-def _twice(ask: Ask, inputs: Inputs) -> Determinism:
-    data = inputs.pictures[0].encoded()
-    once, again = ask(data), ask(data)
+def _steadiness(ask: Ask, inputs: Inputs, tolerance: Tolerance) -> Determinism:
+    """Ask for a picture twice, and for several distinct ones at the same time: each must get its own labels."""
+    files = [picture.encoded() for picture in inputs.pictures[:_AT_ONCE]]
+    if len(files) == 1:  # a server may mix up two of one client only
+        files.append(encode_png(np.ascontiguousarray(inputs.pictures[0].read()[:, ::-1])))
+    once, again = ask(files[0]), ask(files[0])
+    alone = [once, *(ask(data) for data in files[1:])]
     differ = int((once != again).sum()) if once.shape == again.shape else once.size
+    with ThreadPoolExecutor(len(files)) as pool:
+        together = [answer for _ in range(_ROUNDS) for answer in pool.map(ask, files)]
+    # A server that batches may round in another order: what may differ from the checkpoint may differ here too.
+    limit = 1 - tolerance.mask_agreement
+    wrong = [index for index, answer in enumerate(together) if _share(alone[index % len(files)], answer) > limit]
+    told = f"the same picture twice: {differ} labels differ; {len(files)} distinct pictures at the same time: "
+    told += f"{len(wrong)} of {len(together)} answers are not those of asking alone" if wrong else "each got its own answer"
+    mixed = [index for index in wrong if any(np.array_equal(together[index], one) for one in alone)]
+    told += f"; {len(mixed)} of them are another picture's: the server mixes up its answers" if mixed else ""
     return Determinism(
         pixels=once.size,
         again=differ,
         again_logits=None,
         batched=None,
         batched_logits=None,
-        verdict="failed" if differ else "passed",
-        reason=f"the same picture twice: {differ} labels differ; how a server batches is not seen from outside",
+        concurrent=len(wrong),
+        verdict="failed" if differ or wrong else "passed",
+        reason=told,
     )
 
 
@@ -163,13 +185,12 @@ def _diagnose(served: _Served, artifact: Artifact, ask: Ask, device: Device) -> 
         known = f", while {artifact.name} here agrees with the checkpoint"
     swapped = _ask_swapped(ask, served.image)
     if swapped is not None and _share(served.theirs, swapped) < 0.2 * _share(served.theirs, served.ours):
-        part = "with red and blue exchanged in the picture they agree: it swaps the channels"
+        part, sure = "with red and blue exchanged in the picture they agree: it swaps the channels", True
     else:
-        part = (
-            wrong_resize(served.logits, served.ours, artifact.manifest)
-            or "it decodes or resizes in another way, or runs another model"
-        )
-    return Divergence(stage="server", module="", detail=f"its labels differ{known}: {part}")
+        resized = wrong_resize(served.logits, served.ours, artifact.manifest)
+        part = resized or "it decodes or resizes in another way, or runs another model"
+        sure = bool(resized)
+    return Divergence(stage="server", module="", detail=f"its labels differ{known}: {part}", sure=sure)
 
 
 def _ask_swapped(ask: Ask, image: Image) -> Labels | None:

@@ -13,40 +13,9 @@ from segdeploy.parity.verify import verify
 onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper  # noqa: E402  only where onnx is there
 
+from support.planting import attribute, edit, insert_behind, last_resize, nodes  # noqa: E402  likewise
+
 SHAPES = [(1, 64, 96), (2, 75, 51)]
-
-
-def edit(model, name, change):
-    """Change an initializer of the ONNX file."""
-    found = [one for one in model.graph.initializer if one.name == name]
-    assert len(found) == 1, [one.name for one in model.graph.initializer]
-    values = numpy_helper.to_array(found[0]).copy()
-    found[0].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(values)).astype(values.dtype), name))
-
-
-def nodes(model, prefix):
-    return [node for node in model.graph.node if node.name.startswith(prefix)]
-
-
-def attribute(node, name):
-    return next(one for one in node.attribute if one.name == name)
-
-
-def last_resize(model):
-    consumed = {name for node in model.graph.node if node.op_type == "ArgMax" for name in node.input}
-    (last,) = [node for node in model.graph.node if node.op_type == "Resize" and set(node.output) & consumed]
-    return last
-
-
-def insert_behind(model, name, op, extra=(), **attributes):
-    """Put a node between a value and all who read it."""
-    made = f"{name}_planted"
-    for node in model.graph.node:
-        for index, given in enumerate(node.input):
-            if given == name:
-                node.input[index] = made
-    at = next((i for i, node in enumerate(model.graph.node) if name in node.output), -1) + 1
-    model.graph.node.insert(at, helper.make_node(op, [name, *extra], [made], name=f"planted/{op}", **attributes))
 
 
 def swapped_means(model):

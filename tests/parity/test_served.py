@@ -1,6 +1,7 @@
 """Servers, right and wrong, without HTTP: what is posted, and what comes back. test_verify.py of the command asks over HTTP."""
 
 import io
+import time
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from segdeploy.base.errors import ServeError
 from segdeploy.images.decode import decode_image
 from segdeploy.images.resize import resize_image
-from segdeploy.parity.inputs import pictures_of_dataset
+from segdeploy.parity.inputs import Inputs, Picture, pictures_of_dataset
 from segdeploy.parity.served import verify_server
 from segdeploy.runtime import open_session
 from segdeploy.runtime.predictor import predict_labels
@@ -107,6 +108,87 @@ def test_a_wrong_server(ask, session, tmp_path, fault, words):
     assert (tmp_path / "worst.png").is_file()
 
 
+def palette_order(session):
+    """Labels counted in the order of the names."""
+    order = np.array([0, 4, 3, 2, 1], np.uint8)
+    return lambda data: order[right(session)(data)]
+
+
+def moved_by_a_pixel(session):
+    return lambda data: np.roll(right(session)(data), 1, axis=1)
+
+
+def grey(session):
+    def answer(data):
+        image = decode_image(data, "body")
+        return predict_labels(session, np.repeat(image.mean(-1, keepdims=True), 3, -1).astype(np.uint8)).astype(np.uint8)
+
+    return answer
+
+
+def lost_class(session):
+    def answer(data):
+        labels = right(session)(data)
+        return np.where(labels == 1, 0, labels).astype(np.uint8)
+
+    return answer
+
+
+def mirrored(session):
+    def answer(data):
+        image = decode_image(data, "body")
+        return predict_labels(session, np.ascontiguousarray(image[:, ::-1]))[:, ::-1].astype(np.uint8)
+
+    return answer
+
+
+@pytest.mark.parametrize("fault", [palette_order, moved_by_a_pixel, grey, lost_class, mirrored], ids=lambda f: f.__name__)
+def test_another_wrong_server(ask, session, fault):
+    """Likewise, where no known mistake fits: the server is at fault, and what in it is said not to be sure."""
+    parity = ask(fault(session))
+    assert parity.verdict == "failed"
+    assert (parity.divergence.stage, parity.divergence.sure) == ("server", False)
+    assert "agrees with the checkpoint" in parity.divergence.detail
+
+
+def test_a_server_that_drops_the_orientation(onnx_artifact, labelled_root, session):
+    """A photograph with an EXIF orientation is turned by mmseg and not by the server: found, where there is such a picture."""
+    source = Image.open(labelled_root / "img_dir" / "val" / "0.png")
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    stream = io.BytesIO()
+    source.save(stream, "JPEG", quality=95, exif=exif)
+    data = stream.getvalue()
+    inputs = Inputs("a turned photograph", (Picture("turned", lambda: decode_image(data, "turned"), lambda: data),))
+
+    def dropping(body):
+        pixels = np.array(Image.open(io.BytesIO(body)).convert("RGB"))  # Pillow turns nothing by itself
+        return predict_labels(session, pixels).astype(np.uint8)
+
+    good = verify_server(URL, right(session), onnx_artifact, inputs=inputs, device="cpu")
+    assert good.verdict == "passed"
+    parity = verify_server(URL, dropping, onnx_artifact, inputs=inputs, device="cpu")
+    assert (parity.verdict, parity.divergence.stage) == ("failed", "server")
+
+
+def test_a_server_that_mixes_up_its_answers(ask, session):
+    """Two requests at the same time share one slot: each alone is right, so that only asking at the same time shows it."""
+    slot = {}
+
+    def answer(data):
+        slot["labels"] = right(session)(data)
+        time.sleep(0.05)  # whoever comes in the meantime overwrites it
+        return slot["labels"]
+
+    parity = ask(answer)
+    assert parity.labels.verdict == "passed"
+    assert parity.determinism.verdict == parity.verdict == "failed"
+    assert parity.determinism.again == 0
+    assert parity.determinism.concurrent > 0
+    assert parity.divergence.stage == "server"
+    assert "mixes up its answers" in parity.divergence.detail
+
+
 def test_a_server_that_changes_its_mind(ask, session):
     """The same picture, another answer."""
     times = iter(range(1000))
@@ -119,6 +201,7 @@ def test_a_server_that_changes_its_mind(ask, session):
     parity = ask(answer)
     assert parity.determinism.verdict == parity.verdict == "failed"
     assert parity.determinism.again == 1
+    assert parity.divergence.stage == "server"
 
 
 def test_a_server_of_another_size(ask, session):
