@@ -14,7 +14,8 @@ import click
 @click.argument("more_options", nargs=-1, metavar="")
 @click.option("--work-dir", type=click.Path(path_type=Path), help="For logs and checkpoints; work_dirs/CONFIG by default.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="The data set, in place of the config's.")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the work dir, as if never interrupted.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the work dir, with the run's own config.")
+@click.option("--resume-changed", is_flag=True, help="With --resume: with other processes or another --batch than the run's.")
 @click.option("--load-from", metavar="CKPT", help="Start from these weights; what does not fit is listed.")
 @click.option("--epochs", type=click.IntRange(min=1), help="How long; the learning rate's decay follows.")
 @click.option("--iterations", type=click.IntRange(min=1), help="How long, in iterations, whatever the config counts.")
@@ -22,6 +23,8 @@ import click
 @click.option("--channels-last", is_flag=True, help="NHWC memory order; on GPUs mostly with --amp.")
 @click.option("--compile", is_flag=True, help="torch.compile for the training steps.")
 @click.option("--auto-scale-lr", is_flag=True, help="Learning rate in proportion to the images a step.")
+@click.option("--batch", type=click.IntRange(min=1), help="Images a step over all processes; the recipe's by default.")
+@click.option("--accumulate", default=1, type=click.IntRange(min=1), help="Forward passes a step, where memory asks.")
 @click.option("--seed", type=click.IntRange(min=0), help="In place of the config's.")
 @click.option("--gpus", type=click.IntRange(min=1), help="Processes on this machine, one a GPU.")
 @click.option("--processes", type=click.IntRange(min=1), help="Processes on this machine, without GPUs.")
@@ -35,6 +38,7 @@ def command(
     work_dir: Path | None,
     data_root: Path | None,
     resume: bool,
+    resume_changed: bool,
     load_from: str | None,
     epochs: int | None,
     iterations: int | None,
@@ -42,6 +46,8 @@ def command(
     channels_last: bool,
     compile: bool,  # noqa: A002  the option's name
     auto_scale_lr: bool,
+    batch: int | None,
+    accumulate: int,
     seed: int | None,
     gpus: int | None,
     processes: int | None,
@@ -58,8 +64,9 @@ def command(
     Started by torchrun or srun, it is one process of those.
     """  # noqa: D301  the backslash is click's: it keeps the lines as they are
     from segdeploy.models.checkpoint import WORK_DIRS
+    from segdeploy.training.configure import Settings, configure
     from segdeploy.training.distributed import place_from
-    from segdeploy.training.train import Settings, configure, train
+    from segdeploy.training.train import train
 
     if epochs is not None and iterations is not None:
         raise click.UsageError("--epochs and --iterations exclude each other")
@@ -68,7 +75,8 @@ def command(
     settings = Settings(
         work_dir=work_dir,
         data_root=data_root,
-        resume=resume,
+        resume=resume or resume_changed,
+        resume_changed=resume_changed,
         load_from=load_from,
         epochs=epochs,
         iterations=iterations,
@@ -76,13 +84,15 @@ def command(
         channels_last=channels_last,
         compile=compile,
         auto_scale_lr=auto_scale_lr,
+        batch=batch,
+        accumulate=accumulate,
         seed=seed,
         options=dict(_key_and_value(text) for text in (*options, *more_options)),
     )
     place = place_from(os.environ)
     if place is None and (nodes > 1 or (gpus or processes or 1) > 1):
         _check_machines(gpus, nodes, node_rank, master)
-        configure(config, settings)  # what is wrong is said once, not by every process
+        configure(config, settings, world=nodes * (gpus or processes or 1))  # what is wrong is said once, not by every process
         _launch_all(gpus or processes or 1, nodes, node_rank, master)
         return
     try:
@@ -91,6 +101,12 @@ def command(
         # Not by click's way, whose advice is to start the same command again: that would begin anew.
         click.echo("interrupted; what was saved is kept: add --resume to go on from the last checkpoint", err=True)
         sys.exit(130)
+    except Exception as error:
+        signum = getattr(error, "signum", None)  # of a StoppedError, whose module imports MMEngine
+        if signum is None:
+            raise
+        click.echo(f"{error}; saved: add --resume to go on from there", err=True)
+        sys.exit(128 + signum)
     if place is not None and place.rank > 0:
         return
     click.echo(f"checkpoint: {result.checkpoint}")

@@ -111,7 +111,7 @@ def train(places: Places) -> Trained:
     from segdeploy.runtime import open_session
     from segdeploy.runtime.evaluation import evaluate
     from segdeploy.runtime.open import eager_artifact
-    from segdeploy.training.train import Settings
+    from segdeploy.training.configure import Settings
     from segdeploy.training.train import train as run_training
 
     resume = (places.work_dir / "last_checkpoint").is_file()

@@ -76,6 +76,19 @@ def check_padding(config: Any) -> None:
         )
 
 
+def end_epochs(config: Any) -> bool:
+    """An epoch of an endless sampler never ends, and a config that inherits one for a loop by epoch trains its first for ever.
+
+    Returns:
+        Whether a sampler that ends took its place.
+    """
+    sampler = config.train_dataloader.get("sampler") or {}
+    if "max_epochs" not in (config.get("train_cfg") or {}) or sampler.get("type") != "InfiniteSampler":
+        return False
+    sampler["type"] = "DefaultSampler"
+    return True
+
+
 def check_data(config: Any) -> None:
     """The folders and lists that a config names are there, and the classes are its own.
 

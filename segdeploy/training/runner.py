@@ -21,7 +21,10 @@ from segdeploy.base.errors import CheckpointError, InputError
 from segdeploy.base.files import write_file
 from segdeploy.base.progress import say
 from segdeploy.models.checkpoint import load_plain
+from segdeploy.training.loops import ExactEpochLoop
+from segdeploy.training.resuming import Plan, rate_at_the_end
 from segdeploy.training.seeding import SeededDataset, seed_everything, seeded_sampler
+from segdeploy.training.stopping import STOPPED_NAME
 from segdeploy.training.weights import fit_weights, local_file
 
 
@@ -46,6 +49,20 @@ class ExactRunner(Runner):
             "sampler": {"type": _seeded_sampler, "inner": dataloader["sampler"]},
         }
         return Runner.build_dataloader(config, seed, diff_rank_seed)
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """As MMEngine does, with an epoch that can be gone on with in its middle."""
+        if isinstance(loop, dict) and loop.get("type") == "EpochBasedTrainLoop":
+            loop = {**loop, "type": ExactEpochLoop}
+        return super().build_train_loop(loop)
+
+    def resume(self, filename: str, *more: Any, **named: Any) -> None:
+        """As MMEngine does; then the learning rate follows what the config says now, which may be longer than the run was."""
+        plan = Plan(self)
+        super().resume(filename, *more, **named)
+        changed = plan.follow(self)
+        if is_main_process():
+            say(_whence(self, filename, changed=changed))
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: Any) -> Any:
         """As MMEngine does; on CPUs without device ids, which DistributedDataParallel refuses there, and without SyncBN."""
@@ -114,6 +131,18 @@ class ExactRunner(Runner):
         return self.model.module if is_model_wrapper(self.model) else self.model
 
 
+def _whence(runner: Runner, filename: str, *, changed: bool) -> str:
+    """One line: where a run goes on, and the learning rates now and at the end."""
+    by_epoch = "max_epochs" in runner.cfg.train_cfg
+    at = f"epoch {runner.epoch} of {runner.max_epochs}, " if by_epoch else ""
+    now = runner.optim_wrapper.param_groups[0]["lr"]
+    told = "; its schedule follows the new length" if changed else ""
+    return (
+        f"resumed from {Path(filename).name}: {at}iteration {runner.iter:,} of {runner.max_iters:,}; "
+        f"learning rate {now:.4g} now, {rate_at_the_end(runner):.4g} at the end{told}"
+    )
+
+
 def _seeded_dataset(inner: Any, seed: int) -> SeededDataset:
     dataset = DATASETS.build(inner)
     if hasattr(dataset, "full_init"):
@@ -163,6 +192,7 @@ class WholeCheckpointHook(CheckpointHook):
         if not is_main_process():
             return
         write_file(Path(runner.work_dir) / "last_checkpoint", self.last_ckpt)
+        (Path(runner.work_dir) / STOPPED_NAME).unlink(missing_ok=True)  # it has a successor now
         if outdated is not None:
             (Path(self.out_dir) / self.filename_tmpl.format(outdated)).unlink(missing_ok=True)
 

@@ -6,6 +6,7 @@ the run was interrupted nor the number of loader workers changes what is drawn.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -53,13 +54,19 @@ class EpochSampler:
     def __init__(self, sampler: Any, size: int) -> None:
         self._sampler = sampler
         self._size = size
+        self._skipped = 0  # of the next epoch's draws
 
     def __len__(self) -> int:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator[int]:
         offset = getattr(self._sampler, "epoch", 0) * self._size
-        return (offset + index for index in self._sampler)
+        skipped, self._skipped = self._skipped, 0
+        return (offset + index for index in itertools.islice(self._sampler, skipped, None))
+
+    def begin_after(self, draws: int) -> None:
+        """Leave out the next epoch's first draws. Not named ``skip``: by that MMEngine winds forward a stream."""
+        self._skipped = draws
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that begins."""

@@ -6,19 +6,18 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from segdeploy.base.errors import CheckpointError, ConfigError, InputError
 from segdeploy.base.progress import say
-from segdeploy.models.checkpoint import WORK_DIRS, load_plain
-from segdeploy.models.configs import load_config
-from segdeploy.models.packages import load_mmseg
-from segdeploy.training.distributed import Place, connected, place_from
-from segdeploy.training.preflight import check_data, check_files, check_keys, check_padding, check_some, move_data
-from segdeploy.training.schedule import change_length, iterations_per_epoch, length_of
+from segdeploy.models.checkpoint import load_plain
+from segdeploy.training.configure import Settings, configure, unbuildable
+from segdeploy.training.distributed import connected, place_from
+from segdeploy.training.preflight import check_files
+from segdeploy.training.resuming import find_run, remember
+from segdeploy.training.schedule import iterations_per_epoch, length_of
 
 
 @dataclass(frozen=True)
@@ -36,39 +35,6 @@ class TrainResult:
     work_dir: Path
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to train, beside what the config says.
-
-    Attributes:
-        work_dir: where logs and checkpoints go; ``work_dirs/NAME`` by default.
-        data_root: the data set, in place of the config's; a folder that holds ``VOCdevkit/VOC2012`` stands for that.
-        resume: go on from the last checkpoint in ``work_dir``.
-        load_from: a checkpoint to start from; what does not fit the model is listed and keeps its initialisation.
-        epochs: how long, in place of what the config says, be that epochs or iterations.
-        iterations: likewise.
-        amp: mixed precision; needs CUDA.
-        channels_last: weights and activations in NHWC memory order.
-        compile: the network's parts through ``torch.compile``, for training steps alone.
-        auto_scale_lr: learning rate in proportion to the images a step, from the config's base batch size.
-        seed: in place of the config's.
-        options: ``key=value`` changes to the config.
-    """
-
-    work_dir: Path | None = None
-    data_root: Path | None = None
-    resume: bool = False
-    load_from: str | None = None
-    epochs: int | None = None
-    iterations: int | None = None
-    amp: bool = False
-    channels_last: bool = False
-    compile: bool = False
-    auto_scale_lr: bool = False
-    seed: int | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-
-
 def train(config: str, settings: Settings | None = None) -> TrainResult:
     """Train a model as its config says; one of several processes where torchrun or Slurm started this one.
 
@@ -81,134 +47,33 @@ def train(config: str, settings: Settings | None = None) -> TrainResult:
         InputError: the data set or a file of it is not there, a label has no class, or this machine has not what was asked for.
         CheckpointError: there is nothing to resume, it is damaged, or does not fit.
         DivergedError: the loss became NaN or infinite.
+        StoppedError: SIGTERM or SIGUSR1 told it to end; it has saved.
     """
     settings = settings or Settings()
     place = place_from(os.environ)
-    loaded, work_dir = configure(config, settings, place)
+    loaded, work_dir = configure(config, settings, world=place.world if place else 1, launched=place is not None)
     with connected(place), _quiet_console(), contextlib.ExitStack() as bar:
         from segdeploy.training.display import Display
+        from segdeploy.training.loops import MissedValidationHook
         from segdeploy.training.runner import LabelHook, PositionHook, whole_files
+        from segdeploy.training.stopping import StopHook
 
         runner = _build_runner(loaded, config)
         check_files(runner)
         if runner.rank == 0:
+            total = loaded.segdeploy_total_batch
+            remember(work_dir, total_batch=total, world=runner.world_size, options=settings.options)
             say(_outline(runner))
         runner.register_hook(PositionHook())
         runner.register_hook(LabelHook())
         runner.register_hook(Display(bar, work_dir.name))
+        runner.register_hook(MissedValidationHook())
+        stop = StopHook()
+        runner.register_hook(stop)
         _prepare_network(runner.model, channels_last=settings.channels_last, compiled=settings.compile)
-        with whole_files():
+        with whole_files(), stop.listening():
             runner.train()
         return _result(runner, work_dir)
-
-
-def configure(config: str, settings: Settings, place: Place | None = None) -> tuple[Any, Path]:
-    """Load a config with the settings applied, and check what can be checked before anything is built.
-
-    Returns:
-        The ``mmengine.Config`` and the work dir.
-
-    Raises:
-        ConfigError, InputError, CheckpointError: see ``train``.
-    """
-    load_mmseg()
-    loaded = load_config(config, settings.options)
-    check_keys(loaded, config)
-    work_dir = settings.work_dir or WORK_DIRS / Path(config.rpartition("::")[2]).stem
-    loaded.work_dir = str(work_dir)
-    loaded.launcher = "pytorch" if place else "none"
-    if settings.data_root is not None:
-        move_data(loaded, settings.data_root)
-    if settings.seed is not None:
-        loaded.randomness = {**loaded.get("randomness", {}), "seed": settings.seed}
-    if settings.amp:
-        _require_cuda()
-        loaded.optim_wrapper.type = "AmpOptimWrapper"
-        loaded.optim_wrapper.setdefault("loss_scale", "dynamic")
-    if settings.auto_scale_lr:
-        _scale_learning_rate(loaded)
-    _choose_start(loaded, work_dir, settings)
-    check_padding(loaded)
-    check_data(loaded)
-    check_some(loaded)
-    if settings.epochs is not None or settings.iterations is not None:
-        per_epoch = _iterations_per_epoch(loaded, place.world if place else 1)
-        if settings.epochs is not None:
-            change_length(loaded, settings.epochs, "epochs", per_epoch)
-        else:
-            assert settings.iterations is not None
-            change_length(loaded, settings.iterations, "iterations", per_epoch)
-    return loaded, work_dir
-
-
-def _require_cuda() -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise InputError(expected="a CUDA device for --amp", got="none", fix="leave --amp out")
-
-
-def _scale_learning_rate(config: Any) -> None:
-    scaling = config.get("auto_scale_lr") or {}
-    if "base_batch_size" not in scaling:
-        raise ConfigError(
-            expected="the batch size that the config's learning rate is for, auto_scale_lr.base_batch_size",
-            got="none",
-            fix="add auto_scale_lr=dict(base_batch_size=16), say, to the config",
-        )
-    config.auto_scale_lr = {**scaling, "enable": True}
-
-
-def _choose_start(config: Any, work_dir: Path, settings: Settings) -> None:
-    if settings.resume and settings.load_from:
-        raise InputError(
-            expected="--resume or --load-from",
-            got="both",
-            fix="--resume goes on with a run as it was; --load-from starts a new one from other weights",
-        )
-    if settings.resume:
-        last = last_checkpoint(work_dir)
-        content = load_plain(last)  # what cannot be read is said before anything is built
-        config.resume, config.load_from = True, str(last)
-        # A run without a seed of its own drew one: the samplers, built before the checkpoint is read, need it.
-        drawn = dict(content.get("meta") or {}).get("seed")
-        if drawn is not None:
-            config.randomness = {**config.get("randomness", {}), "seed": int(drawn)}
-    elif settings.load_from:
-        config.load_from = settings.load_from
-        if not settings.load_from.startswith(("http://", "https://")):
-            load_plain(Path(settings.load_from))
-
-
-def last_checkpoint(work_dir: Path) -> Path:
-    """The checkpoint to resume from.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    pointer = work_dir / "last_checkpoint"
-    if not pointer.is_file():
-        raise CheckpointError(
-            expected=f"a run to resume in '{work_dir}'",
-            got="no last_checkpoint there",
-            fix="leave --resume out, or name its folder with --work-dir",
-        )
-    # MMEngine writes the path as it was seen then; the folder may have been moved since.
-    last = work_dir / Path(pointer.read_text().strip()).name
-    if not last.is_file():
-        raise CheckpointError(expected=f"the checkpoint '{last}'", got="no such file", fix="leave --resume out")
-    return last
-
-
-def _iterations_per_epoch(config: Any, processes: int) -> int:
-    from mmengine.registry import DATASETS
-
-    loader = config.train_dataloader
-    try:
-        images = len(DATASETS.build(loader.dataset))
-    except Exception as error:  # the config names any class, which raises what it likes
-        raise _unbuildable("a training data set", error) from error
-    return iterations_per_epoch(images, loader.batch_size, processes, drop_last=bool(loader.get("drop_last")))
 
 
 def _build_runner(loaded: Any, config: str) -> Any:
@@ -220,32 +85,26 @@ def _build_runner(loaded: Any, config: str) -> Any:
         _ = runner.train_loop, runner.val_loop
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     except Exception as error:  # the config names any class, which raises what it likes
-        raise _unbuildable(f"a config that MMEngine can build ('{config}')", error) from error
+        raise unbuildable(f"a config that MMEngine can build ('{config}')", error) from error
     for handler in [one for one in runner.logger.handlers if type(one) is logging.StreamHandler]:
         runner.logger.removeHandler(handler)
     return runner
 
 
-def _unbuildable(expected: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        expected=expected,
-        got=f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}",
-        fix="mend it, or override it with --cfg-options",
-    )
-
-
 def _outline(runner: Any) -> str:
     """One line: how many images, steps and epochs there will be, and at which learning rate."""
     loader = runner.train_dataloader
-    batch = runner.world_size * loader.batch_size
+    passes = int(runner.cfg.optim_wrapper.get("accumulative_counts", 1))
+    batch = runner.world_size * loader.batch_size * passes
     images = len(loader.dataset)
     per_epoch = iterations_per_epoch(images, loader.batch_size, runner.world_size, drop_last=loader.drop_last)
     length = length_of(runner.cfg, per_epoch)
     scaling = runner.auto_scale_lr or {}
     rate = runner.optim_wrapper.param_groups[0]["lr"]
     if scaling.get("enable"):
-        rate *= batch / scaling["base_batch_size"]
+        rate *= batch / passes / scaling["base_batch_size"]
     processes = f", {runner.world_size} processes" if runner.world_size > 1 else ""
+    processes += f" in {passes} passes" if passes > 1 else ""
     return (
         f"{images:,} images, {batch} a step{processes}: {length.iterations:,} iterations, "
         f"{length.epochs:.4g} epochs of {per_epoch:,}; learning rate {rate:g}"
@@ -292,5 +151,12 @@ def _result(runner: Any, place: Path) -> TrainResult:
     if "best_ckpt" in info and (best := place / Path(info["best_ckpt"]).name).is_file():
         score = info.get("best_score")
         return TrainResult(best, None if score is None else float(score), place)
+    kept = sorted(place.glob("best_*.pth"), key=lambda path: path.stat().st_mtime)
+    if kept:  # a run that was over before it was resumed: its last checkpoint was written before the best one
+        known = dict(load_plain(kept[-1]).get("message_hub") or {}).get("runtime_info") or {}
+        score = known.get("best_score")
+        return TrainResult(kept[-1], None if score is None else float(score), place)
     scalars = runner.message_hub.log_scalars.get("val/mIoU")
-    return TrainResult(last_checkpoint(place), float(scalars.current()) if scalars else None, place)
+    run = find_run(place)
+    assert run is not None, "a run that has ended has saved"
+    return TrainResult(run.checkpoint, float(scalars.current()) if scalars else None, place)

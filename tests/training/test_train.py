@@ -58,12 +58,6 @@ def test_console_stays_clean(run, capfd):
     assert (shown.out, shown.err) == ("", "")
 
 
-def test_nothing_to_resume(synthetic, tmp_path):
-    """--resume without an earlier run is one line."""
-    with pytest.raises(CheckpointError, match="run to resume"):
-        train(CONFIG, Settings(work_dir=tmp_path, data_root=synthetic, resume=True))
-
-
 @pytest.mark.parametrize("damage", ["cut", "pickle"])
 def test_resume_from_a_bad_checkpoint(run, synthetic, tmp_path, damage, tiny):
     """A cut checkpoint is one line, and one that would run code is refused before MMEngine sees it."""
