@@ -1,7 +1,6 @@
 # UPerNet-R50 for VOC, 200 epochs of batch 16, from torchvision's ImageNet weights: all but the data.
 _base_ = ['mmseg::_base_/models/upernet_r50.py', './schedule_voc_200e.py']
-crop_size = (512, 512)
-data_preprocessor = dict(size=crop_size)
+data_preprocessor = dict(size=(512, 512))
 model = dict(
     data_preprocessor=data_preprocessor,
     pretrained=None,
