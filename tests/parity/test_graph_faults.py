@@ -113,7 +113,7 @@ def a_class_preferred_behind_the_logits(model):
     insert_behind(model, last_resize(model).output[0], "Add", [constant(model, "planted_bias", bias)])
 
 
-def last_maximum(model):
+def classes_reversed_behind_the_logits(model):
     """ArgMax over the classes in reverse, without turning the labels back."""
     order = constant(model, "planted_order", np.array([4, 3, 2, 1, 0]))
     insert_behind(model, last_resize(model).output[0], "Gather", [order], axis=1)
@@ -139,7 +139,7 @@ FAULTS = {
     cubic_mask: ("postprocessing", "", "in the graph"),
     half_a_pixel_in_the_mask: ("postprocessing", "", "in the graph"),
     a_class_preferred_behind_the_logits: ("postprocessing", "", "in the graph"),
-    last_maximum: ("postprocessing", "", "in the graph"),
+    classes_reversed_behind_the_logits: ("postprocessing", "", "in the graph"),
 }
 
 

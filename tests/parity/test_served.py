@@ -90,17 +90,10 @@ def lossy(session):
     return answer
 
 
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        (swapped_channels, "it swaps the channels"),
-        (nearest_labels, "agrees with the checkpoint"),
-        (other_resize, "agrees with the checkpoint"),
-        (lossy, "agrees with the checkpoint"),
-    ],
-)
-def test_a_wrong_server(ask, session, tmp_path, fault, words):
+@pytest.mark.parametrize("fault", [swapped_channels, nearest_labels, other_resize, lossy], ids=lambda f: f.__name__)
+def test_a_wrong_server(ask, session, tmp_path, fault):
     """The server is at fault, not the artifact that it runs, and the worst picture is drawn."""
+    words = FAULTS[fault][1]
     parity = ask(fault(session), pictures=tmp_path)
     assert parity.verdict == "failed"
     assert parity.divergence.stage == "server"
@@ -149,6 +142,7 @@ def test_another_wrong_server(ask, session, fault):
     assert parity.verdict == "failed"
     assert (parity.divergence.stage, parity.divergence.sure) == ("server", False)
     assert "agrees with the checkpoint" in parity.divergence.detail
+    assert FAULTS[fault][1] in parity.divergence.detail
 
 
 def test_a_server_that_drops_the_orientation(onnx_artifact, labelled_root, session):
@@ -202,6 +196,7 @@ def test_a_server_that_changes_its_mind(ask, session):
     assert parity.determinism.verdict == parity.verdict == "failed"
     assert parity.determinism.again == 1
     assert parity.divergence.stage == "server"
+    assert "not steady" in parity.divergence.detail
 
 
 def test_a_server_of_another_size(ask, session):
@@ -232,3 +227,19 @@ def test_the_model_not_the_server(ask, session, onnx_artifact, tmp_path):
     assert parity.verdict == "failed"
     assert parity.divergence.stage == "graph"
     assert "run segdeploy verify on it" in parity.divergence.detail
+
+
+# fault -> the stage, and words of the detail
+FAULTS = {
+    swapped_channels: ("server", "it swaps the channels"),
+    **dict.fromkeys((nearest_labels, other_resize, lossy), ("server", "agrees with the checkpoint")),
+    **dict.fromkeys(
+        (palette_order, moved_by_a_pixel, grey, lost_class, mirrored), ("server", "decodes or resizes in another way")
+    ),
+}
+ALONE = {
+    test_a_server_that_drops_the_orientation: ("server", "agrees with the checkpoint"),
+    test_a_server_that_mixes_up_its_answers: ("server", "mixes up its answers"),
+    test_a_server_that_changes_its_mind: ("server", "not steady"),
+    test_the_model_not_the_server: ("graph", "run segdeploy verify on it"),
+}
