@@ -121,7 +121,7 @@ def command(
     from segdeploy.export.options import Calibration, Options
     from segdeploy.export.shapes import choose_shapes
     from segdeploy.models.checkpoint import load_checkpoint
-    from segdeploy.models.describe import crop_size, default_name
+    from segdeploy.models.describe import crop_size, default_name, palette_note
     from segdeploy.models.random_weights import random_checkpoint_path, write_random_checkpoint
     from segdeploy.parity.verify import verify as run_verify
 
@@ -147,6 +147,8 @@ def command(
             fix = "pass a .pth file, or add --random-weights to export the config untrained"
             raise InputError(expected="a checkpoint as TARGET", got=f"the config '{path}'", fix=fix)
         checkpoint = load_checkpoint(path, config)
+    if (note := palette_note(checkpoint)) is not None:
+        click.echo(note, err=True)
     verdicts = []
     for exporter in exporters:
         fmt = exporter.name

@@ -10,6 +10,15 @@ import click
 if TYPE_CHECKING:
     from segdeploy.artifact.manifest import Manifest
 
+# What a model file from elsewhere may do when it is opened; hashes say that it is whole, not who made it. See docs/security.md.
+_OPENING = {
+    "onnx": "reads data: graph and weights, no code, no libraries of custom operators",
+    "torchscript": "runs a TorchScript program: open it only from who you trust",
+    "pt2": "loads NATIVE CODE (a compiled library): open it only from who you trust",
+    "tensorrt": "loads NATIVE CODE for the GPU: open it only from who you trust",
+    "eager": "reads tensors and plain data; the stored config runs no code",
+}
+
 
 @click.command("inspect")
 @click.argument("artifact", type=click.Path(path_type=Path))
@@ -51,6 +60,7 @@ def command(artifact: Path, as_json: bool) -> None:
         "checkpoint": f"{lineage.checkpoint or 'none'} (sha256 {(lineage.checkpoint_sha256 or '-')[:12]})",
         "command": lineage.command or "not recorded",
         "made with": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "opening it": _OPENING[manifest.format],
         "weights": "RANDOM: nobody trained this model, its labels mean nothing" if lineage.random_weights else "trained",
         "parity": ("never verified" if parity is None else parity.verdict)
         + (f" (was packed despite: {'; '.join(manifest.packed_despite)})" if manifest.packed_despite else ""),

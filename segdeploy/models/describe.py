@@ -27,7 +27,7 @@ from segdeploy.artifact.manifest import (
 )
 from segdeploy.base.errors import ConfigError
 from segdeploy.base.versions import version_of
-from segdeploy.images.palette import distinct_palette
+from segdeploy.images.palette import completed_palette
 from segdeploy.models.checkpoint import Checkpoint
 from segdeploy.models.packages import load_mmseg
 from segdeploy.models.pipeline import pipeline_resize
@@ -126,8 +126,11 @@ def describe(
 def dataset_meta(checkpoint: Checkpoint) -> dict[str, Any]:
     """Classes, palette and reduce_zero_label: as the training recorded them, else as the config's data set says."""
     meta: Mapping[str, Any] = checkpoint.dataset_meta
-    if not meta.get("classes"):
-        meta = next((d for d in _datasets(checkpoint.config, trusted=checkpoint.config_trusted) if d.get("classes")), {})
+    datasets = list(_datasets(checkpoint.config, trusted=checkpoint.config_trusted))
+    if not _names(meta.get("classes")):
+        meta = next((d for d in datasets if _names(d.get("classes"))), {})
+    elif "reduce_zero_label" not in meta and datasets:  # mmseg 0.x recorded classes and palette alone
+        meta = {**meta, "reduce_zero_label": datasets[0].get("reduce_zero_label", False)}
     return {key: meta[key] for key in ("classes", "palette", "reduce_zero_label") if key in meta}
 
 
@@ -135,15 +138,38 @@ def _labels(checkpoint: Checkpoint, count: int) -> tuple[tuple[str, ...], tuple[
     meta = dataset_meta(checkpoint)
     if count < 2:
         raise ConfigError(expected="a decode head with num_classes", got="none", fix="pass the right config: --config FILE")
-    classes = tuple(meta.get("classes") or (f"class_{i}" for i in range(count)))
+    classes = _names(meta.get("classes")) or tuple(f"class_{i}" for i in range(count))
     if len(classes) != count:
         raise ConfigError(
             expected=f"{count} class names, as the decode head has",
             got=f"{len(classes)}",
             fix="check metainfo and num_classes in the config",
         )
-    palette = tuple(tuple(int(v) for v in color) for color in meta.get("palette") or distinct_palette(count))
-    return classes, palette, bool(meta.get("reduce_zero_label"))  # type: ignore[return-value]
+    palette, _ = completed_palette(meta.get("palette"), count)
+    return classes, palette, bool(meta.get("reduce_zero_label"))
+
+
+def palette_note(checkpoint: Checkpoint) -> str | None:
+    """What to tell of colours that nobody gave; None where every class has its own."""
+    given = dataset_meta(checkpoint).get("palette")
+    classes = describe(checkpoint, name="x", fmt="eager").classes
+    made = completed_palette(given, len(classes))[1]
+    extra = max(len(given) - len(classes), 0) if given is not None and hasattr(given, "__len__") else 0
+    if made:
+        return f"the palette of {checkpoint.source} has no colour for {made} of {len(classes)} classes: they get distinct ones"
+    if extra:
+        return f"the palette of {checkpoint.source} has {extra} colours more than classes: they are left out"
+    return None
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    """Class names as a list, a tuple or an array has them; none where a file is named instead, or nothing."""
+    if given is None or isinstance(given, (str, bytes)):
+        return ()
+    try:
+        return tuple(str(one) for one in given)
+    except TypeError:
+        return ()
 
 
 def _datasets(config: Mapping[str, Any], *, trusted: bool) -> Iterator[Mapping[str, Any]]:

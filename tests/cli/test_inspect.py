@@ -22,6 +22,8 @@ def test_what_it_shows(request, main, fmt, checkpoint_path):
     assert str(checkpoint_path) in facts["checkpoint"]
     assert artifact.manifest.lineage.checkpoint_sha256[:12] in facts["checkpoint"]
     assert facts["parity"] == "never verified"
+    assert ("NATIVE CODE" in facts["opening it"]) == (fmt == "tensorrt")
+    assert ("from who you trust" in facts["opening it"]) == (fmt != "onnx")
     assert ("profile 0: 1x32x32:1x64x96:4x256x256" in ended.out) == (fmt == "tensorrt")
     assert ("tensorrt_rtx --onnx=model.onnx" in ended.out) == (fmt == "tensorrt")
 
@@ -61,3 +63,14 @@ def test_bad_inputs(main, one_line, copied, onnx_artifact, tmp_path):
     data = artifact.model_path.read_bytes()
     artifact.model_path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # of the same size: only the hash tells
     one_line(main("inspect", artifact.folder), "model.onnx")
+
+
+def test_every_format_says_what_opening_it_means():
+    """A format that is added has to say it too."""
+    from typing import get_args
+
+    from segdeploy.artifact.manifest import Format
+    from segdeploy.cli.inspect import _OPENING
+
+    assert set(_OPENING) == set(get_args(Format))
+    assert "NATIVE CODE" in _OPENING["pt2"]
