@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 
 from segdeploy.artifact.history import counting
+from segdeploy.artifact.layout import Labelling, Layout
 from segdeploy.artifact.verdict import DeviceKind, Parity
 from segdeploy.base.errors import ArtifactError
 from segdeploy.base.records import Struct
@@ -329,6 +330,13 @@ class Manifest(Struct, frozen=True):
     quantization: Quantization | None = None
     parity: tuple[Parity, ...] = ()
     packed_despite: tuple[str, ...] = ()
+    label_map: tuple[tuple[int, int], ...] = ()
+    layouts: tuple[Layout, ...] = ()  # the data sets of the model's config: where they lie, how their labels are read
+
+    @property
+    def labelling(self) -> Labelling:
+        """What the label maps mean of a data set that says nothing of its own."""
+        return Labelling(self.reduce_zero_label, self.label_map)
 
     @property
     def label(self) -> str:

@@ -88,10 +88,11 @@ def find_data(artifacts: Sequence[Artifact], root: Path | None, split: str) -> L
         split: such as ``val``.
 
     Raises:
-        InputError: the named folder is not a data set. One that only a manifest names may be missing.
+        InputError: the named folder is not a data set, or the models read it in different ways. One that only a manifest
+            names may be missing.
     """
     if root is not None:
-        return LabelledData(find_samples(root, split), f"{root} ({split})")
+        return LabelledData(_samples(artifacts, root, split), f"{root} ({split})")
     remembered = {one.manifest.lineage.data_root for one in artifacts}
     if len(remembered) > 1:
         return LabelledData(missing="the models were validated on different data sets: pass --data DIR")
@@ -99,9 +100,21 @@ def find_data(artifacts: Sequence[Artifact], root: Path | None, split: str) -> L
     if name is None or not Path(name).is_dir():
         return LabelledData(missing="no data set here: pass --data DIR")
     try:
-        return LabelledData(find_samples(Path(name), split), f"{name} ({split})")
+        return LabelledData(_samples(artifacts, None, split), f"{name} ({split})")
     except InputError as error:
         return LabelledData(missing=str(error))
+
+
+def _samples(artifacts: Sequence[Artifact], root: Path | None, split: str) -> Sequence[Sample]:
+    ways = {(one.manifest.layouts, one.manifest.lineage.data_root): one.manifest for one in artifacts}
+    first, *others = [find_samples(root, split, one) for one in ways.values()] or [find_samples(root, split)]
+    if any(other != first for other in others):
+        raise InputError(
+            expected=f"models that read the split '{split}' in one way",
+            got="configs that name other images, or other meanings of their labels",
+            fix="benchmark them one by one",
+        )
+    return first
 
 
 def _references(artifacts: Sequence[Artifact], checkpoint: Path | None, config: str | None) -> list[Candidate]:

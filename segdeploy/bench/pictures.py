@@ -12,7 +12,7 @@ from segdeploy.artifact.folder import Artifact
 from segdeploy.bench.result import BenchReport, BenchRow
 from segdeploy.bench.stats import fastest, row_labels
 from segdeploy.images.arrays import Image, Labels
-from segdeploy.images.dataset import Sample, read_label
+from segdeploy.images.dataset import Sample, read_truth
 from segdeploy.images.decode import read_image
 from segdeploy.images.drawing import overlay
 
@@ -64,7 +64,7 @@ def _key(row: BenchRow) -> tuple[str, str]:
 def _picture(artifact: Artifact, sample: Sample, prediction: bytes, label: str) -> Picture:
     manifest = artifact.manifest
     image = read_image(sample.image)
-    truth = read_label(sample.label, reduce_zero_label=manifest.reduce_zero_label)
+    truth = read_truth(sample, manifest.labelling)
     return Picture(
         sample.name,
         (

@@ -85,8 +85,12 @@ class WorkerProcess:
         Raises:
             NotRun: they cannot be evaluated.
         """
-        listed = tuple((one.name, str(one.image), str(one.label)) for one in samples)
-        return self._ask(Evaluate(listed, keep), Evaluated, advance)
+        ways = tuple(dict.fromkeys(one.labelling for one in samples if one.labelling is not None))
+        listed = tuple(
+            (one.name, str(one.image), str(one.label), -1 if one.labelling is None else ways.index(one.labelling))
+            for one in samples
+        )
+        return self._ask(Evaluate(listed, ways, keep), Evaluated, advance)
 
     def _ask(self, request: Request, expected: type[R], advance: Callable[[], None] | None = None) -> R:
         assert self._process.stdin is not None

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from segdeploy.artifact.layout import Labelling
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.scores.confusion_matrix import Evaluation
 
@@ -45,11 +46,13 @@ class Evaluate(msgspec.Struct, frozen=True, tag="evaluate"):
     """Score labelled images. Answered with an ``Evaluated`` after a ``Progress`` for every image.
 
     Attributes:
-        samples: (name, image file, label file).
+        samples: (name, image file, label file, which of ``labellings``); -1 where the model says how to read it.
+        labellings: of the label maps.
         keep: how many predictions to send back, from the first on.
     """
 
-    samples: tuple[tuple[str, str, str], ...]
+    samples: tuple[tuple[str, str, str, int], ...]
+    labellings: tuple[Labelling, ...]
     keep: int
 
 

@@ -92,7 +92,8 @@ class Worker:
     def evaluate(self, request: Evaluate) -> Reply:
         """Score the session."""
         assert self._session is not None
-        samples = [Sample(name, Path(image), Path(label)) for name, image, label in request.samples]
+        ways = (*request.labellings, None)  # -1 is the last
+        samples = [Sample(name, Path(image), Path(label), ways[way]) for name, image, label, way in request.samples]
         return measure_accuracy(self._session, samples, keep=request.keep, advance=lambda: self._send(Progress()))
 
     def _time(self, calls: int, *, execute: bool = True) -> tuple[tuple[float, ...], tuple[float, ...]]:

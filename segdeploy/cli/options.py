@@ -71,13 +71,10 @@ def warn_of_random_weights(artifact: Artifact) -> None:
 
 def resolve_samples(artifact: Artifact, data: Path | None, split: str) -> tuple[Path, list[Sample]]:
     """The labelled images of --data, or of the data set that the model was validated on, and its folder."""
-    from segdeploy.base.errors import InputError
     from segdeploy.images.dataset import find_samples
 
-    root = data or (Path(artifact.manifest.lineage.data_root) if artifact.manifest.lineage.data_root else None)
-    if root is None:
-        raise InputError(expected="a data set", got="none recorded in the model's config", fix="pass --data DIR")
-    return root, find_samples(root, split)
+    samples = find_samples(data, split, artifact.manifest)
+    return data or Path(artifact.manifest.lineage.data_root or ""), samples
 
 
 def typed_command() -> str:

@@ -59,9 +59,9 @@ def choose_pictures(manifest: Manifest, wanted: Calibration) -> Pictures:
     if wanted.images is not None:
         return _spread(list_images(wanted.images), str(wanted.images), wanted.limit)
     root = data_root(manifest, wanted)
-    for split in ("train", "val") if root else ():
+    for split in ("train", "val"):
         try:
-            found = [sample.image for sample in find_samples(root, split)]  # type: ignore[arg-type]  # it is not None here
+            found = [sample.image for sample in find_samples(wanted.data, split, manifest)]
         except InputError:
             continue
         return _spread(found, f"{split} of {root}", wanted.limit)

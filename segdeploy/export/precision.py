@@ -11,7 +11,7 @@ import onnx
 
 from segdeploy.artifact.manifest import KeptLayer, Manifest, Quantization
 from segdeploy.base.errors import ExportError, InputError
-from segdeploy.export.calibration import Pictures, choose_pictures, data_root, measure_ranges
+from segdeploy.export.calibration import Pictures, choose_pictures, measure_ranges
 from segdeploy.export.fp16 import LARGEST, kept_layers, overflowing_nodes, sensitive_nodes, to_half
 from segdeploy.export.options import Calibration
 from segdeploy.export.quality import Judge
@@ -122,9 +122,8 @@ def _judges(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pictu
 
 
 def _labelled(manifest: Manifest, wanted: Calibration) -> list[Sample]:
-    root = data_root(manifest, wanted)
     try:
-        return find_samples(root, "val") if root else []
+        return find_samples(wanted.data, "val", manifest)
     except InputError:
         if wanted.data is not None:
             raise

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from segdeploy import __version__
+from segdeploy.artifact.layout import Labelling, Layout
 from segdeploy.artifact.manifest import (
     SCHEMA,
     Axis,
@@ -29,12 +31,11 @@ from segdeploy.base.errors import ConfigError
 from segdeploy.base.versions import version_of
 from segdeploy.images.palette import completed_palette
 from segdeploy.models.checkpoint import Checkpoint
+from segdeploy.models.datasets import config_ignore_index, config_layouts, dataset_class, datasets_of
 from segdeploy.models.packages import load_mmseg
 from segdeploy.models.pipeline import pipeline_resize
-from segdeploy.models.registry import registered
 from segdeploy.models.supported import check_padded_slide, head_config, threshold
 
-IGNORE_INDEX = 255
 _ANY = 1 << 16
 
 
@@ -78,7 +79,9 @@ def describe(
     head = head_config(model)
     outputs = int(head.get("out_channels") or head.get("num_classes", 0))
     binary = outputs == 1
-    classes, palette, reduce_zero_label = _labels(checkpoint, 2 if binary else outputs)
+    classes, palette = _labels(checkpoint, 2 if binary else outputs)
+    layouts = config_layouts(checkpoint.config, trusted=checkpoint.config_trusted)
+    labelling = _labelling(layouts, checkpoint)
     crop_h, crop_w = crop_size(checkpoint.config)
     mask_dtype = "uint8" if len(classes) <= 256 else "int32"
     inference = _inference(model.get("test_cfg") or {})
@@ -110,14 +113,16 @@ def describe(
         inference=inference,
         classes=classes,
         palette=palette,
-        ignore_index=IGNORE_INDEX,
-        reduce_zero_label=reduce_zero_label,
+        ignore_index=config_ignore_index(checkpoint.config),
+        reduce_zero_label=labelling.reduce_zero_label,
+        label_map=labelling.label_map,
+        layouts=layouts,
         lineage=Lineage(
             checkpoint_sha256=checkpoint.sha256,
             config_sha256=checkpoint.config_sha256,
             random_weights=checkpoint.random_weights,
             checkpoint=str(checkpoint.path.resolve()) if checkpoint.path else None,
-            data_root=_data_root(checkpoint.config),
+            data_root=_data_root(layouts, checkpoint.config),
         ),
         toolchain=Toolchain(segdeploy=__version__, python=platform.python_version(), torch=version_of("torch")),
     )
@@ -134,7 +139,7 @@ def dataset_meta(checkpoint: Checkpoint) -> dict[str, Any]:
     return {key: meta[key] for key in ("classes", "palette", "reduce_zero_label") if key in meta}
 
 
-def _labels(checkpoint: Checkpoint, count: int) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...], bool]:
+def _labels(checkpoint: Checkpoint, count: int) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
     meta = dataset_meta(checkpoint)
     if count < 2:
         raise ConfigError(expected="a decode head with num_classes", got="none", fix="pass the right config: --config FILE")
@@ -146,7 +151,7 @@ def _labels(checkpoint: Checkpoint, count: int) -> tuple[tuple[str, ...], tuple[
             fix="check metainfo and num_classes in the config",
         )
     palette, _ = completed_palette(meta.get("palette"), count)
-    return classes, palette, bool(meta.get("reduce_zero_label"))
+    return classes, palette
 
 
 def palette_note(checkpoint: Checkpoint) -> str | None:
@@ -172,30 +177,32 @@ def _names(given: Any) -> tuple[str, ...]:
         return ()
 
 
+def _labelling(layouts: Sequence[Layout], checkpoint: Checkpoint) -> Labelling:
+    """Of what the model is validated on; where the config does not say, as the training recorded it."""
+    for split in ("val", "train"):
+        for one in layouts:
+            if one.split == split and one.labelling is not None:
+                return one.labelling
+    label_map = checkpoint.dataset_meta.get("label_map") or {}
+    pairs = tuple((int(old), int(new)) for old, new in label_map.items())
+    return Labelling(bool(dataset_meta(checkpoint).get("reduce_zero_label")), pairs)
+
+
 def _datasets(config: Mapping[str, Any], *, trusted: bool) -> Iterator[Mapping[str, Any]]:
     """What the config says of its validation data: the dataset's metainfo, then what its class declares."""
     for loader in ("val_dataloader", "test_dataloader", "train_dataloader"):
         dataset = (config.get(loader) or {}).get("dataset") or {}
         yield dict(dataset.get("metainfo") or {}, reduce_zero_label=dataset.get("reduce_zero_label", False))
         if "type" in dataset:
-            cls = _dataset_class(dataset["type"], trusted=trusted)
+            cls = dataset_class(dataset["type"], trusted=trusted)
             if cls is not None:
                 yield dict(getattr(cls, "METAINFO", {}), reduce_zero_label=dataset.get("reduce_zero_label", False))
 
 
-def _dataset_class(name: object, *, trusted: bool) -> Any:
-    """A data set's class; None where nobody registered that name. For the user's own config MMEngine may import it."""
-    if not trusted:
-        return registered("DATASETS", name)
-    load_mmseg()
-    from mmseg.registry import DATASETS
-
-    return DATASETS.get(str(name))
-
-
-def _data_root(config: Mapping[str, Any]) -> str | None:
-    root = ((config.get("val_dataloader") or {}).get("dataset") or {}).get("data_root")
-    return str(Path(root).resolve()) if root else None
+def _data_root(layouts: Sequence[Layout], config: Mapping[str, Any]) -> str | None:
+    known = (one.root for one in layouts if one.split == "val")
+    named = (str(Path(one["data_root"]).resolve()) for one in datasets_of(config, "val_dataloader") if one.get("data_root"))
+    return next(chain(known, named), None)
 
 
 def crop_size(config: Mapping[str, Any]) -> tuple[int, int]:

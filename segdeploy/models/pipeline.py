@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from segdeploy.artifact.manifest import Resize
 from segdeploy.base.errors import ConfigError
+from segdeploy.models.datasets import datasets_of
 
 _RESIZES = ("Resize", "ResizeShortestEdge", "ResizeToMultiple")
 # Steps that load or pack, with the options that would change a pixel and the only values that segdeploy follows.
@@ -22,20 +23,6 @@ _FILTERS = {
 }
 _SCOPES = ("mmseg.", "mmcv.", "mmengine.")
 _FIX = "pass a config whose test pipeline does without: --config FILE"
-
-
-def datasets_of(config: Mapping[str, Any], loader: str) -> Iterator[Any]:
-    """The data sets of a loader, out of wrappers such as ConcatDataset."""
-    waiting = [(config.get(loader) or {}).get("dataset")]
-    while waiting:
-        dataset = waiting.pop(0)
-        if not dataset:
-            continue
-        inner = [dataset.get("dataset"), *(dataset.get("datasets") or [])]
-        if any(inner):
-            waiting += inner
-        else:
-            yield dataset
 
 
 def pipeline_resize(config: Mapping[str, Any]) -> Resize:

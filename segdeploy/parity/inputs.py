@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from segdeploy.artifact.axes import bounds
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.base.errors import InputError
 from segdeploy.images.arrays import Image, Labels
-from segdeploy.images.dataset import Sample, find_samples, read_label
+from segdeploy.images.dataset import Sample, find_samples, read_truth
 from segdeploy.images.decode import list_images, read_image
 from segdeploy.images.label_png import encode_png
 from segdeploy.images.resize import resize_image
@@ -60,26 +61,23 @@ def pictures_of_folder(folder: Path, limit: int | None = None) -> Inputs:
     return Inputs(f"{len(found)} images of {folder.name}", pictures)
 
 
-def pictures_of_dataset(root: Path, split: str, manifest: Manifest, limit: int | None = None) -> Inputs:
-    """The labelled images of a data set, likewise.
+def pictures_of_dataset(root: Path | None, split: str, manifest: Manifest, limit: int | None = None) -> Inputs:
+    """The labelled images of a data set, likewise; None for the one of the model's config.
 
     Raises:
         InputError: there is no such data set or split.
     """
-    samples = find_samples(root, split)
+    samples = find_samples(root, split, manifest)
+    name = (root or Path(manifest.lineage.data_root or "")).name
     chosen = _spread(samples, limit)
     some = f"{len(chosen)} of {len(samples)}" if len(chosen) < len(samples) else f"all {len(samples)}"
-    return Inputs(f"{some} labelled images of {root.name}, {split}", tuple(_labelled(sample, manifest) for sample in chosen))
+    return Inputs(f"{some} labelled images of {name}, {split}", tuple(_labelled(sample, manifest) for sample in chosen))
 
 
 def default_pictures(manifest: Manifest, limit: int | None = None) -> Inputs:
     """The validation set that the model's config names, where it is on this machine; else seeded noise."""
-    root = manifest.lineage.data_root
-    if root:
-        try:
-            return pictures_of_dataset(Path(root), "val", manifest, limit)
-        except InputError:
-            pass  # the config's data set lies elsewhere; the verdict says what was taken instead
+    with suppress(InputError):  # the config's data set lies elsewhere; the verdict says what was taken instead
+        return pictures_of_dataset(None, "val", manifest, limit)
     return noise(manifest, limit)
 
 
@@ -100,7 +98,7 @@ def noise(manifest: Manifest, limit: int | None = None) -> Inputs:
 
 
 def _labelled(sample: Sample, manifest: Manifest) -> Picture:
-    truth = partial(read_label, sample.label, reduce_zero_label=manifest.reduce_zero_label)
+    truth = partial(read_truth, sample, manifest.labelling)
     return Picture(sample.name, partial(read_image, sample.image), sample.image.read_bytes, truth)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from segdeploy.artifact.folder import Artifact
 from segdeploy.base.errors import InputError
 from segdeploy.images.arrays import Image, Labels
-from segdeploy.images.dataset import Sample, read_label
+from segdeploy.images.dataset import Sample, read_truth
 from segdeploy.images.decode import read_image
 from segdeploy.runtime.augment import Augmentation, predict_augmented
 from segdeploy.runtime.session import Session
@@ -52,7 +52,7 @@ def count_sample(
     """
     source = f"'{sample.label}'"
     image = read_image(sample.image)
-    truth = read_label(sample.label, reduce_zero_label=session.artifact.manifest.reduce_zero_label)
+    truth = read_truth(sample, session.artifact.manifest.labelling)
     matrix.check(truth, (image.shape[0], image.shape[1]), source)
     prediction = predict_augmented(session, image, augmentation)
     matrix.add(prediction, truth, source)

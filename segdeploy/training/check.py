@@ -13,12 +13,13 @@ from typing import Literal, TypeAlias
 import msgspec
 import numpy as np
 
+from segdeploy.artifact.layout import Labelling
 from segdeploy.base.errors import InputError
 from segdeploy.base.progress import track
-from segdeploy.images.dataset import read_label
+from segdeploy.images.dataset import Sample, read_truth
 from segdeploy.training.leaks import find_leaks
 from segdeploy.training.processes import map_in_processes
-from segdeploy.training.splits import Dataset, Pair, Split
+from segdeploy.training.splits import Dataset, Split
 
 _EXAMPLES = 5
 _CHUNK = 16
@@ -137,7 +138,7 @@ def check(dataset: Dataset, *, classes: int | None = None, workers: int) -> Chec
     """
     found = _Findings()
     pairs = list(dict.fromkeys(pair for split in dataset.splits for pair in split.pairs))
-    work = partial(_look, reduce_zero_label=dataset.reduce_zero_label)
+    work = partial(_look, labelling=Labelling(dataset.reduce_zero_label))
     results = map_in_processes(work, pairs, workers=workers, chunk=_CHUNK)
     seen = dict(zip(pairs, track(results, "check", len(pairs)), strict=True))
     _check_lists(dataset.splits, found)
@@ -161,7 +162,7 @@ def _names(dataset: Dataset, classes: int | None) -> tuple[str, ...]:
     return tuple(f"label {index}" for index in range(classes))
 
 
-def _look(pair: Pair, *, reduce_zero_label: bool) -> _Seen:
+def _look(pair: Sample, *, labelling: Labelling) -> _Seen:
     """Read one pair; runs in a worker process."""
     findings: list[tuple[str, str]] = []
     size, digest = _look_at_image(pair.image, findings)
@@ -170,7 +171,7 @@ def _look(pair: Pair, *, reduce_zero_label: bool) -> _Seen:
         findings.append(("label map missing", str(pair.label)))
     else:
         try:
-            label = read_label(pair.label, reduce_zero_label=reduce_zero_label)
+            label = read_truth(pair, labelling)
         except InputError as error:
             kind = "label map is a colour picture" if "colour picture" in error.got else "label map cannot be read"
             findings.append((kind, f"{pair.label}: {error.got}"))
@@ -219,7 +220,7 @@ def _check_lists(splits: Iterable[Split], found: _Findings) -> None:
                     found.add("label map of no image", str(path))
 
 
-def _check_labels(pair: Pair, pixels: Mapping[int, int], names: Sequence[str], ignore_index: int, found: _Findings) -> None:
+def _check_labels(pair: Sample, pixels: Mapping[int, int], names: Sequence[str], ignore_index: int, found: _Findings) -> None:
     present = sorted(label for label in pixels if label != ignore_index)
     if pixels and not present:
         found.add("nothing but void", str(pair.label))
@@ -243,7 +244,7 @@ def _labels_that_occur(seen: Iterable[_Seen], ignore_index: int) -> int:
     return max(present, default=-1) + 1
 
 
-def _report(split: Split, seen: Mapping[Pair, _Seen], classes: int, ignore_index: int) -> SplitReport:
+def _report(split: Split, seen: Mapping[Sample, _Seen], classes: int, ignore_index: int) -> SplitReport:
     pixels: Counter[int] = Counter()
     images: Counter[int] = Counter()
     for pair in split.pairs:

@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from segdeploy.training.splits import Pair, Split, role
+from segdeploy.images.dataset import Sample
+from segdeploy.training.splits import Split, role
 
 
-def find_leaks(splits: Iterable[Split], digests: Mapping[Pair, str]) -> Iterator[tuple[str, str]]:
+def find_leaks(splits: Iterable[Split], digests: Mapping[Sample, str]) -> Iterator[tuple[str, str]]:
     """Leaks between splits of different roles, as kinds of finding and texts.
 
     The same file in two splits, and two files of the same picture, are leaks. Two pictures of the same name are most often

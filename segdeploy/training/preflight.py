@@ -5,29 +5,15 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from segdeploy.base.errors import ConfigError, InputError
+from segdeploy.models.datasets import datasets_of
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 # Top-level names that configs define for their own use and that look like something MMEngine reads.
 _OWN_NAMES = frozenset({"optimizer", "data", "dataset", "models", "test_dataset"})
-
-
-def datasets_of(config: Any, loader: str) -> Iterator[Any]:
-    """The data sets of a loader, out of wrappers such as ConcatDataset."""
-    waiting = [(config.get(loader) or {}).get("dataset")]
-    while waiting:
-        dataset = waiting.pop(0)
-        if not dataset:
-            continue
-        inner = [dataset.get("dataset"), *(dataset.get("datasets") or [])]
-        if any(inner):
-            waiting += inner
-        else:
-            yield dataset
 
 
 def move_data(config: Any, root: Path) -> None:

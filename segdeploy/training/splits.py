@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segdeploy.artifact.layout import Layout
 from segdeploy.base.errors import ConfigError, InputError
-from segdeploy.images.dataset import AUGMENTED, SPLIT_FOLDERS
-from segdeploy.images.decode import IMAGE_SUFFIXES
+from segdeploy.images.dataset import Sample, folder_layouts, list_samples
 
 # The order of splits; one that begins otherwise comes after those to train on, and takes no part in the search for leaks.
 _ROLES = {"train": "train", "aug": "train", "val": "val", "test": "test"}
 _ORDER = ("train", "", "val", "test")
 _UNION = "trainval"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image and its label map, as listed."""
-
-    name: str
-    image: Path
-    label: Path
 
 
 @dataclass(frozen=True)
@@ -42,7 +33,7 @@ class Split:
 
     name: str
     source: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[Sample, ...]
     image_folder: Path | None = None
     label_folder: Path | None = None
 
@@ -100,32 +91,26 @@ def find_dataset(target: str, data_root: Path | None = None) -> Dataset:
 
 
 def splits_of_folder(root: Path) -> Dataset:
-    """The splits of a data set in VOC's layout or mmseg's; see ``segdeploy.images.dataset.find_samples``.
+    """The splits of a data set in one of the layouts that ``segdeploy.images.dataset.find_samples`` understands by itself.
 
     A ``trainval`` beside its parts is left out: what is wrong with it is wrong with them.
 
     Raises:
         InputError: there is no data set, or its ``classes.json`` cannot be read.
     """
-    for voc in (root, root / "VOCdevkit" / "VOC2012", root / "VOC2012"):
-        lists = {path.stem: path for path in (voc / "ImageSets" / "Segmentation").glob("*.txt")}
-        if lists:
-            return Dataset(tuple(_voc_split(voc, lists[name]) for name in _in_order(lists)), _class_names(voc))
-    for images, labels in SPLIT_FOLDERS:
-        folder = root / images.partition("/")[0]
-        names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-        if names:
-            found = (_folder_split(n, root / images.format(split=n), root / labels.format(split=n)) for n in _in_order(names))
-            return Dataset(tuple(found), _class_names(root))
-    raise InputError(
-        expected=f"a data set in '{root}': ImageSets/Segmentation/*.txt, or img_dir/SPLIT with ann_dir/SPLIT",
-        got="neither",
-        fix="check the folder, or name a training config",
-    )
+    layouts = {one.split: one for one in next(folder_layouts(root), [])}
+    if not layouts:
+        raise InputError(
+            expected=f"a data set in '{root}': ImageSets/Segmentation/*.txt, or img_dir/SPLIT with ann_dir/SPLIT",
+            got="neither",
+            fix="check the folder, or name a training config",
+        )
+    splits = tuple(_folder_split(layouts[name]) for name in _in_order(layouts))
+    return Dataset(splits, _class_names(Path(next(iter(layouts.values())).root)))
 
 
 def splits_of_config(config: Any, name: str) -> Dataset:
-    """The splits that a training config names, found by mmseg's own data set classes.
+    """The splits that a training config names, as mmseg's own data set classes understand them.
 
     Args:
         config: an ``mmengine.Config`` whose data are where it says.
@@ -134,26 +119,21 @@ def splits_of_config(config: Any, name: str) -> Dataset:
     Raises:
         ConfigError: a data set cannot be built.
     """
-    from mmseg.registry import DATASETS
-
-    from segdeploy.training.preflight import datasets_of
+    from segdeploy.models.datasets import build_dataset, datasets_of
 
     splits, built = [], []
     for loader in ("train_dataloader", "val_dataloader"):
         for index, spec in enumerate(datasets_of(config, loader)):
-            try:
-                dataset = DATASETS.build({**spec, "pipeline": [], "lazy_init": True})
-                infos = dataset.load_data_list()
-            except Exception as error:  # the config names any class, which raises what it likes
+            dataset = build_dataset(spec, loader)
+            if dataset is None:
                 raise ConfigError(
-                    expected=f"a data set of {loader} in the config '{name}'",
-                    got=f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}",
-                    fix="mend it",
-                ) from error
-            images = Path(dataset.data_prefix.get("img_path") or "")
-            pairs = tuple(_config_pair(info, images) for info in infos if info.get("seg_map_path"))
+                    expected=f"a data set of {loader} in the config '{name}' that is one of mmseg's",
+                    got=f"a {spec.get('type')}",
+                    fix="custom_imports of the config must name the module of its class",
+                )
             part = loader.partition("_")[0] + (f"-{index + 1}" if index else "")
-            splits.append(Split(part, str(dataset.ann_file or images), pairs))
+            images = dataset.data_prefix.get("img_path") or ""
+            splits.append(Split(part, str(dataset.ann_file or images), tuple(_pairs(dataset, part))))
             built.append(dataset)
     if not built:
         raise ConfigError(expected=f"data sets in the config '{name}'", got="none", fix="name a training config")
@@ -162,10 +142,17 @@ def splits_of_config(config: Any, name: str) -> Dataset:
     return Dataset(tuple(splits), classes, bool(first.reduce_zero_label), int(first.ignore_index))
 
 
-def _config_pair(info: dict[str, Any], images: Path) -> Pair:
-    image = Path(info["img_path"])
-    name = image.relative_to(images) if image.is_relative_to(images) else Path(image.name)
-    return Pair(str(name.with_suffix("")), image, Path(info["seg_map_path"]))
+def _pairs(dataset: Any, split: str) -> Iterator[Sample]:
+    from segdeploy.models.datasets import dataset_labelling, dataset_layout
+
+    layout = dataset_layout(dataset, split)
+    if layout is not None:
+        yield from list_samples(layout)
+        return
+    for info in dataset.load_data_list():  # a class that lists its images in a way of its own
+        if info.get("seg_map_path"):
+            image = Path(info["img_path"])
+            yield Sample(image.stem, image, Path(info["seg_map_path"]), dataset_labelling(dataset))
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
@@ -175,19 +162,14 @@ def _in_order(names: Iterable[str]) -> list[str]:
     return sorted(chosen, key=lambda name: (_ORDER.index(role(name)), name not in _ORDER, name))
 
 
-def _voc_split(voc: Path, path: Path) -> Split:
-    images, labels = voc / "JPEGImages", voc / ("SegmentationClassAug" if path.stem in AUGMENTED else "SegmentationClass")
+def _folder_split(layout: Layout) -> Split:
+    root = Path(layout.root)
+    images, labels = root / layout.images, root / str(layout.labels)
+    source = str(root / (layout.names or layout.images))
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        return Split(path.stem, f"{path}: {getattr(error, 'strerror', None) or 'not text'}", (), images, labels)
-    pairs = tuple(Pair(name, images / f"{name}.jpg", labels / f"{name}.png") for name in names)
-    return Split(path.stem, str(path), pairs, images, labels)
-
-
-def _folder_split(name: str, images: Path, labels: Path) -> Split:
-    found = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    return Split(name, str(images), tuple(Pair(path.stem, path, labels / f"{path.stem}.png") for path in found), images, labels)
+        return Split(layout.split, source, tuple(list_samples(layout)), images, labels)
+    except InputError as error:
+        return Split(layout.split, f"{source}: {error.got}", (), images, labels)
 
 
 def _class_names(root: Path) -> tuple[str, ...]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from segdeploy.images.dataset import Sample
 from segdeploy.training.leaks import find_leaks
-from segdeploy.training.splits import Pair, Split
+from segdeploy.training.splits import Split
 
 
 def leaks(**splits):
     """Of splits of {image: content}: an image's path without its folder is its name."""
     made, digests = [], {}
     for name, images in splits.items():
-        pairs = tuple(Pair(Path(image).name, Path(image), Path("label")) for image in images)
+        pairs = tuple(Sample(Path(image).name, Path(image), Path("label")) for image in images)
         digests |= dict(zip(pairs, images.values(), strict=True))
         made.append(Split(name, name, pairs))
     return list(find_leaks(made, digests))

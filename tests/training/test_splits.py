@@ -116,7 +116,11 @@ def test_config(synthetic):
     dataset = find_dataset("upernet_r18_synthetic", synthetic)
     assert dataset.classes[:2] == ("background", "circle")
     of_folder = splits_of_folder(synthetic.resolve())
-    assert [(s.name, s.pairs) for s in dataset.splits] == [(s.name, s.pairs) for s in of_folder.splits]
+    found, expected = (
+        [(split.name, [(one.name, one.image, one.label) for one in split.pairs]) for split in whole.splits]
+        for whole in (dataset, of_folder)
+    )
+    assert found == expected
 
 
 def config_text(dataset):
