@@ -222,7 +222,14 @@ def _moved(recorded: Sequence[Layout], root: Path) -> list[Layout]:
     for within in _WITHIN:
         moved = [(one.root, msgspec.structs.replace(one, root=str(root / within))) for one in recorded]
         absent = {own for own, one in moved if not _is_there(one)}
-        if there := [one for own, one in moved if own not in absent]:
+        there = list(dict.fromkeys(one for own, one in moved if own not in absent))
+        if len({(one.images, one.names, one.image_suffix) for one in there}) < len(there):
+            raise InputError(
+                expected=f"one data set of the model's config at '{root}'",
+                got="several that lie like it, and read it in different ways",
+                fix="leave --data out, or pass a --config with the one that is meant",
+            )
+        if there:
             return there
     return []
 

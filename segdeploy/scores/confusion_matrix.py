@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from segdeploy.base.errors import InputError
 
+# What mmseg makes of label 0 (reduce_zero_label) and of classes left out, whatever the index that it ignores.
+_MMSEGS_VOID = 255
+
 
 class ClassScore(msgspec.Struct, frozen=True):
     """One class; None where the class occurs in neither labels nor predictions.
@@ -94,10 +97,13 @@ class ConfusionMatrix:
             )
         truth = label[label != self._ignore_index]
         if truth.size and (truth.max() >= self._classes or truth.min() < 0):
+            value = int(truth.max() if truth.max() >= self._classes else truth.min())
             raise InputError(
                 expected=f"labels 0..{self._classes - 1} or {self._ignore_index} (void) for {source}",
-                got=f"the value {int(truth.max() if truth.max() >= self._classes else truth.min())}",
-                fix="check that the data set's classes are the model's",
+                got=f"the value {value}",
+                fix="check that the data set's classes are the model's"
+                if value != _MMSEGS_VOID
+                else "where 255 is void too, the config's IoUMetric needs ignore_index=255",
             )
 
     def merge(self, counts: NDArray[np.int64], images: int) -> None:

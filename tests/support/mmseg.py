@@ -25,10 +25,11 @@ def mmseg_model(checkpoint_path):
 def run_mmseg(tmp_path_factory, one_thread):
     """mmseg's own Runner.test() on a checkpoint with the config inside it: {aAcc, mIoU, mAcc}, rounded to two digits.
 
-    With a pipeline, as mmseg's tools/test.py --tta does it.
+    With a pipeline, as mmseg's tools/test.py --tta does it. With ``own_data`` on the config's
+    own data sets, as it has them.
     """
 
-    def run(path, tta_pipeline=None, **dataset):
+    def run(path, tta_pipeline=None, *, own_data=False, **dataset):
         import torch
         from mmengine.config import Config
         from mmengine.runner import Runner
@@ -41,7 +42,8 @@ def run_mmseg(tmp_path_factory, one_thread):
         loader = config.test_dataloader
         loader.update(num_workers=0, persistent_workers=False)
         given = {"data_prefix": {"img_path": "img_dir/val", "seg_map_path": "ann_dir/val"}} | dataset
-        loader.dataset.update({key: str(v) if key == "data_root" else v for key, v in given.items()})
+        if not own_data:
+            loader.dataset.update({key: str(v) if key == "data_root" else v for key, v in given.items()})
         if tta_pipeline is not None:
             loader.dataset.pipeline = tta_pipeline
             config.model = {"type": "SegTTAModel", "module": config.model}
