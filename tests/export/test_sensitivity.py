@@ -103,8 +103,8 @@ def test_without_labels_masks_are_compared(lowered, planted_onnx, images_folder,
 
     path = tmp_path / "model.onnx"
     path.write_bytes(planted_onnx(FACTOR).read_bytes())
-    lineage = msgspec.structs.replace(onnx_artifact.manifest.lineage, data_root=str(tmp_path / "gone"))
-    manifest = msgspec.structs.replace(onnx_artifact.manifest, precision="int8", lineage=lineage)
+    layouts = tuple(msgspec.structs.replace(one, root=str(tmp_path / "gone")) for one in onnx_artifact.manifest.layouts)
+    manifest = msgspec.structs.replace(onnx_artifact.manifest, precision="int8", layouts=layouts)
     cost = convert(path, manifest, Calibration(images=images_folder, max_drop=4.0, limit=2)).quantization.quality
     assert (cost.metric, cost.fp32, cost.images) == ("mask agreement", 100.0, 2)
     assert cost.everything < 90
