@@ -44,7 +44,7 @@ def config_layouts(config: Mapping[str, Any], *, trusted: bool) -> tuple[Layout,
     Raises:
         ConfigError: mmseg's class does not take what the config says of it.
     """
-    found = {split: list(_layouts(config, split, trusted=trusted)) for split in _SPLITS}
+    found = {split: _layouts(config, split, trusted=trusted) for split in _SPLITS}
     as_val = [_named(one, "val") for one in found["test"]]
     if as_val == found["val"]:
         found["test"] = []
@@ -54,8 +54,10 @@ def config_layouts(config: Mapping[str, Any], *, trusted: bool) -> tuple[Layout,
 
 def dataset_layout(dataset: Any, split: str) -> Layout | None:
     """How a data set that mmseg has built is laid out; None where its class lists its images in a way of its own."""
-    if not _lists_its_folder(type(dataset)):
-        return None
+    return _layout_of(dataset, split) if _lists_its_folder(type(dataset)) else None
+
+
+def _layout_of(dataset: Any, split: str) -> Layout:
     prefix = dataset.data_prefix
     named = {"images": prefix.get("img_path") or ".", "labels": prefix.get("seg_map_path"), "names": dataset.ann_file}
     paths = {key: _absolute(path) for key, path in named.items() if path}
@@ -142,15 +144,16 @@ def _whole(value: Any) -> int:
     return value
 
 
-def _layouts(config: Mapping[str, Any], split: str, *, trusted: bool) -> Iterator[Layout]:
+def _layouts(config: Mapping[str, Any], split: str, *, trusted: bool) -> list[Layout]:
+    """Of all data sets of a split, or none of them: a part would be taken for the whole."""
     loader = f"{split}_dataloader"
+    found: list[Layout] = []
     for spec in datasets_of(config, loader):
-        cls = dataset_class(spec.get("type"), trusted=trusted) if "type" in spec else None
+        cls = dataset_class(spec["type"], trusted=trusted) if "type" in spec else None
         if cls is None or not _lists_its_folder(cls) or _reaches_out(spec, trusted=trusted):
-            continue
-        layout = dataset_layout(build_dataset(cls, spec, loader), split)
-        if layout is not None:
-            yield layout
+            return []
+        found.append(_layout_of(build_dataset(cls, spec, loader), split))
+    return found
 
 
 def _lists_its_folder(cls: Any) -> bool:

@@ -32,7 +32,6 @@ from segdeploy.base.versions import version_of
 from segdeploy.images.palette import completed_palette
 from segdeploy.models.checkpoint import Checkpoint
 from segdeploy.models.datasets import config_ignore_index, config_layouts, dataset_class, datasets_of
-from segdeploy.models.packages import load_mmseg
 from segdeploy.models.pipeline import pipeline_resize
 from segdeploy.models.supported import check_padded_slide, head_config, threshold
 

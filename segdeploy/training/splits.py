@@ -119,18 +119,21 @@ def splits_of_config(config: Any, name: str) -> Dataset:
     Raises:
         ConfigError: a data set cannot be built.
     """
-    from segdeploy.models.datasets import build_dataset, datasets_of
+    from mmseg.datasets import BaseSegDataset
+
+    from segdeploy.models.datasets import build_dataset, dataset_class, datasets_of
 
     splits, built = [], []
     for loader in ("train_dataloader", "val_dataloader"):
         for index, spec in enumerate(datasets_of(config, loader)):
-            dataset = build_dataset(spec, loader)
-            if dataset is None:
+            cls = dataset_class(spec.get("type"), trusted=True)
+            if cls is None or not issubclass(cls, BaseSegDataset):
                 raise ConfigError(
                     expected=f"a data set of {loader} in the config '{name}' that is one of mmseg's",
                     got=f"a {spec.get('type')}",
                     fix="custom_imports of the config must name the module of its class",
                 )
+            dataset = build_dataset(cls, spec, loader)
             part = loader.partition("_")[0] + (f"-{index + 1}" if index else "")
             images = dataset.data_prefix.get("img_path") or ""
             splits.append(Split(part, str(dataset.ann_file or images), tuple(_pairs(dataset, part))))
