@@ -107,9 +107,10 @@ def build_dataset(cls: Any, spec: Mapping[str, Any], loader: str) -> Any:
         ConfigError: the class does not take what the config says.
     """
     given = {key: value for key, value in spec.items() if key not in ("type", "_scope_", "backend_args")}
+    metainfo = {**(spec.get("metainfo") or {}), "palette": []}  # one that is short of colours would be an error here
     dataset = cls.__new__(cls)
     try:
-        dataset.__init__(**{**given, "pipeline": [], "lazy_init": True})
+        dataset.__init__(**{**given, "metainfo": metainfo, "pipeline": [], "lazy_init": True})
     except Exception as error:
         # Some assert, once all is known, that their files are there: here they need not be.
         if isinstance(error, AssertionError) and hasattr(dataset, "pipeline"):
