@@ -11,7 +11,8 @@ import msgspec
 from segdeploy.artifact.manifest import FileEntry, Manifest, decode_manifest, encode_manifest
 from segdeploy.artifact.verdict import Parity
 from segdeploy.base.errors import ArtifactError
-from segdeploy.base.files import locked_folder, new_folder, sha256_file, write_file
+from segdeploy.base.files import sha256_file, write_file
+from segdeploy.base.folders import locked_folder, new_folder
 
 MANIFEST_NAME = "manifest.json"
 
@@ -48,16 +49,9 @@ def write_artifact(folder: Path, write_model: Callable[[Path], Manifest]) -> Art
             filled in here: every file in the folder, the model first.
 
     Raises:
-        InputError: where the folder cannot be written.
-        ArtifactError: where it holds something else than an artifact.
+        InputError: where the folder cannot be written, or holds something else than an artifact.
     """
-    if folder.exists() and not (folder / MANIFEST_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArtifactError(
-            expected=f"a new folder or an older artifact at '{folder}'",
-            got="something else, which would be overwritten",
-            fix="choose another place with --out",
-        )
-    with new_folder(folder) as temporary:
+    with new_folder(folder, "an artifact", _is_artifact) as temporary:
         manifest = write_model(temporary)
         files = sorted((p for p in temporary.rglob("*") if p.is_file()), key=lambda p: (p.stem != "model", p.name))
         entries = tuple(_entry(path, temporary) for path in files)
@@ -182,6 +176,15 @@ def _amend(artifact: Artifact, change: Callable[[Manifest], Manifest]) -> Artifa
         manifest = change(found)
         write_file(path, encode_manifest(manifest))
     return Artifact(artifact.folder, manifest)
+
+
+def _is_artifact(folder: Path) -> bool:
+    """Whether its manifest is one of ours, of whatever schema; other programs have a ``manifest.json`` too."""
+    try:
+        values = msgspec.json.decode((folder / MANIFEST_NAME).read_bytes(), type=dict[str, msgspec.Raw])
+    except (OSError, msgspec.DecodeError):
+        return False
+    return {"schema", "format", "precision", "files", "lineage"} <= values.keys()
 
 
 def _read_manifest(folder: Path) -> Manifest:

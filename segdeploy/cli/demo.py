@@ -25,6 +25,7 @@ def command(out: Path, fresh: bool) -> None:
     from segdeploy.demo.report import SCHEMA, DemoReport, problems, stage_times, write_report
 
     places = stages.Places(out)
+    stages.claim(places)
     state, identity = out / "state.json", fingerprint(stages.inputs())
     journal = Journal(state, identity)
     if fresh or not journal.continues:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from segdeploy.artifact.verdict import Parity
+from segdeploy.base.folders import claim_folder
 from segdeploy.bench.result import BenchReport
 from segdeploy.scores.confusion_matrix import Evaluation
 
@@ -87,12 +88,21 @@ def inputs() -> list[object]:
     return [__version__, TRAIN_IMAGES, VAL_IMAGES, SIZE, CLASSES, SEED, find_config(CONFIG).read_text()]
 
 
+def claim(places: Places) -> None:
+    """Take the folder for the demo: a new or an empty one, or an earlier demo's.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    claim_folder(places.root, "segdeploy demo")
+
+
 def clear(places: Places) -> None:
-    """Remove what earlier runs have made, and nothing else that may lie in the folder."""
+    """Forget an earlier run: its state and its training, which would be taken up. The rest is replaced as it is made again."""
     import shutil
 
-    for folder in (places.data, places.work_dir.parent, places.root / "exports", places.store, places.pictures):
-        shutil.rmtree(folder, ignore_errors=True)
+    claim(places)  # whoever asks
+    shutil.rmtree(places.work_dir, ignore_errors=True)
     for name in ("state.json", "report.json", "report.html"):
         (places.root / name).unlink(missing_ok=True)
 

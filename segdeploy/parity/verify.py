@@ -14,7 +14,7 @@ from segdeploy.artifact.folder import Artifact, record_parity
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.artifact.verdict import Parity, Tolerance, worst
 from segdeploy.base.errors import BackendError, SegdeployError
-from segdeploy.base.files import new_folder
+from segdeploy.base.folders import new_folder
 from segdeploy.base.machine import cpu_model, local_gpu
 from segdeploy.parity.determinism import determinism
 from segdeploy.parity.diagnose import diagnose
@@ -163,7 +163,7 @@ def store_reference(
     """
     original, asked = find_original(artifact, checkpoint=checkpoint, config=config, inputs=inputs, shapes=shapes)
     judge = Judge(artifact.manifest, TOLERANCES[artifact.manifest.precision])
-    with new_folder(folder) as temporary, open_session(original, device) as session:
+    with new_folder(folder, "the reference of a parity verdict") as temporary, open_session(original, device) as session:
         saving = SavingSession(session, temporary)
         run_all(Recorder(saving), None, asked, judge, f"store the reference of {artifact.name}")
         saving.finish(asked)

@@ -11,7 +11,8 @@ import msgspec
 
 from segdeploy.artifact.manifest import Bounds, Manifest
 from segdeploy.base.errors import InputError, SegdeployError
-from segdeploy.base.files import new_folder, write_file
+from segdeploy.base.files import write_file
+from segdeploy.base.folders import new_folder
 from segdeploy.base.progress import progress_bar
 from segdeploy.images.arrays import Image
 from segdeploy.images.decode import IMAGE_SUFFIXES, MAX_PIXELS, read_image
@@ -194,7 +195,7 @@ def _video(session: Session, job: Job, drawing: Drawing, batch: int, outcome: Ou
         folder = None
         if drawing.masks:
             written.append(job.target.with_name(job.target.name + "_masks"))
-            folder = stack.enter_context(new_folder(written[-1]))
+            folder = stack.enter_context(new_folder(written[-1], "masks of a video"))
 
         def keep(number: int, labels: object) -> None:
             if folder is not None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segdeploy.base.errors import InputError
-from segdeploy.base.files import new_folder
+from segdeploy.base.folders import new_folder
 from segdeploy.base.progress import progress_bar
 from segdeploy.images.arrays import Image
 from segdeploy.images.label_png import label_png
@@ -76,15 +76,9 @@ def write_synthetic_voc(root: Path, *, train: int, val: int, size: tuple[int, in
             got=f"{train} for training, {val} for validation, {size[0]}x{size[1]}",
             fix="correct --train, --val or --size",
         )
-    if root.exists() and not (root / "classes.json").is_file() and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(
-            expected=f"a new folder or an older synthetic data set at '{root}'",
-            got="something else, which would be overwritten",
-            fix="choose another --root",
-        )
     palette = distinct_palette(classes)
     turns = np.random.default_rng(seed).permutation(np.arange(1, classes)) if classes > _FEW else None
-    with new_folder(root) as temporary, progress_bar("synthetic images", train + val) as advance:
+    with new_folder(root, "a synthetic data set") as temporary, progress_bar("synthetic images", train + val) as advance:
         voc = temporary / "VOCdevkit" / "VOC2012"
         for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
             (voc / folder).mkdir(parents=True)

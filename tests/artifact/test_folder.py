@@ -174,7 +174,8 @@ def test_other_things_are_not_overwritten(write, tmp_path, kind):
     else:
         folder.mkdir()
         (folder / "x").touch()
-    with pytest.raises(ArtifactError, match="would be overwritten"):
+        (folder / "manifest.json").write_text('{"manifest_version": 3, "name": "an extension of a browser"}')
+    with pytest.raises(InputError, match="a file" if kind == "file" else "would be overwritten"):
         write(folder)
     assert folder.read_text() == "x" if kind == "file" else (folder / "x").exists()
 

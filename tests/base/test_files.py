@@ -5,7 +5,8 @@ import stat
 import pytest
 
 from segdeploy.base.errors import InputError
-from segdeploy.base.files import new_file, new_folder, sha256_file, write_file
+from segdeploy.base.files import new_file, sha256_file, write_file
+from segdeploy.base.folders import new_folder
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
@@ -39,7 +40,7 @@ def test_permissions_are_those_of_an_ordinary_file(tmp_path):
     mask = os.umask(0o027)
     try:
         write_file(tmp_path / "f", "x")
-        with new_folder(tmp_path / "d"):
+        with new_folder(tmp_path / "d", "test"):
             pass
     finally:
         os.umask(mask)
@@ -47,47 +48,7 @@ def test_permissions_are_those_of_an_ordinary_file(tmp_path):
     assert stat.S_IMODE((tmp_path / "d").stat().st_mode) == 0o750
 
 
-def test_a_failed_folder_leaves_the_old_one(tmp_path):
-    """An error midway keeps the older folder and removes the temporary one."""
-    with new_folder(tmp_path / "d") as temporary:
-        (temporary / "old").touch()
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "d") as temporary:
-        (temporary / "half").touch()
-        raise RuntimeError
-    assert [path.name for path in tmp_path.iterdir()] == ["d"]
-    assert [path.name for path in (tmp_path / "d").iterdir()] == ["old"]
-
-
-def test_a_folder_is_replaced_whole(tmp_path):
-    """Nothing of the older folder is left in the new one or beside it."""
-    for name in ("old", "new"):
-        with new_folder(tmp_path / "d") as temporary:
-            (temporary / name).touch()
-    assert [path.name for path in tmp_path.iterdir()] == ["d"]
-    assert [path.name for path in (tmp_path / "d").iterdir()] == ["new"]
-
-
-def test_an_interrupted_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
-    """Where the new folder cannot take its place, the old one is back in it."""
-    from pathlib import Path
-
-    with new_folder(tmp_path / "d") as temporary:
-        (temporary / "old").touch()
-    rename = Path.rename
-
-    def failing(self, target):
-        if target == tmp_path / "d" and not self.name.endswith(".old"):
-            raise PermissionError(13, "Permission denied", str(self))
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(InputError, match="Permission denied"), new_folder(tmp_path / "d"):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["d"]
-    assert (tmp_path / "d" / "old").exists()
-
-
-@pytest.mark.parametrize("make", [lambda path: write_file(path, "x"), lambda path: new_folder(path).__enter__()])
+@pytest.mark.parametrize("make", [lambda path: write_file(path, "x"), lambda path: new_folder(path, "test").__enter__()])
 def test_a_file_in_the_folders_place(tmp_path, make):
     """Where a folder cannot be made the user hears which, in one line."""
     (tmp_path / "file").touch()
@@ -107,9 +68,3 @@ def test_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No space left"):
         write_file(tmp_path / "f", "x")
     assert not list(tmp_path.iterdir())
-
-
-def test_other_faults_keep_their_traceback(tmp_path):
-    """An OSError that says nothing about the place is a bug, and stays one."""
-    with pytest.raises(FileNotFoundError), new_folder(tmp_path / "d"):
-        (tmp_path / "nowhere" / "x").touch()

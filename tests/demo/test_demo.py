@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from segdeploy.artifact.verdict import Parity, Tolerance
+from segdeploy.base.errors import InputError
 from segdeploy.demo.journal import Journal, fingerprint
 from segdeploy.demo.report import DemoReport, problems
-from segdeploy.demo.stages import Places, Served, Trained, clear
+from segdeploy.demo.stages import Places, Served, Trained, claim, clear
 from segdeploy.scores.confusion_matrix import Evaluation
 
 
@@ -82,16 +83,32 @@ def test_fingerprint_changes_with_every_input():
     assert len({fingerprint(one) for one in (["1", 2], ["1", 3], ["2", 2], ["1", 2, ""], [])}) == 5
 
 
-def test_clear_removes_only_what_the_demo_has_made(tmp_path):
-    """A file of the user's in the folder survives."""
-    places = Places(tmp_path)
-    for folder in (places.data, places.work_dir, places.artifact("onnx"), places.store, places.pictures):
+def test_a_folder_of_the_users_is_no_place_for_the_demo(tmp_path):
+    """Whatever the folders in it are called, nothing is removed or written."""
+    for name in ("data", "work_dirs/upernet_r18_synthetic", "exports", "model_store", "predictions"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "mine").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    for take in (claim, clear):
+        with pytest.raises(InputError, match="would be overwritten"):
+            take(Places(tmp_path))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_clear_removes_only_what_the_demo_would_take_up(tmp_path):
+    """In the demo's own folder a user's files survive, beside and between those of the demo."""
+    places = Places(tmp_path / "demo")
+    claim(places)
+    for folder in (places.work_dir, places.work_dir.parent / "mine", places.artifact("onnx"), places.store):
         folder.mkdir(parents=True)
-    (tmp_path / "state.json").write_text("")
-    (tmp_path / "notes.txt").write_text("mine")
+        (folder / "file").touch()
+    (places.root / "state.json").write_text("")
+    (places.root / "notes.txt").write_text("mine")
     clear(places)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["notes.txt"]
-    assert not places.artifact("onnx").exists()
+    assert not (places.root / "state.json").exists()
+    assert not places.work_dir.exists()
+    for path in (places.root / "notes.txt", places.work_dir.parent / "mine" / "file", places.store / "file"):
+        assert path.exists()
 
 
 def report(miou=85.0, verdict="passed", identical=12):

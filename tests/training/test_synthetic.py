@@ -96,7 +96,7 @@ def test_written_again_without_rests(tmp_path):
 def test_other_folder_is_not_overwritten(tmp_path):
     """A folder with something else in it is refused and left alone."""
     (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(InputError, match="choose another --root"):
+    with pytest.raises(InputError, match="would be overwritten"):
         write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
