@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -68,3 +69,19 @@ def opened_artifacts(paths: tuple[Path, ...], root: Path = EXPORTS) -> list[Arti
     if not opened:
         raise next(one.error for one in found if isinstance(one, Unopened))
     return opened
+
+
+def short_places(folders: Sequence[Path]) -> dict[Path, Path]:
+    """A relative path for what is written about each of several artifacts' folders, as short as keeps them apart.
+
+    Args:
+        folders: different ones.
+
+    Returns:
+        folder -> its last parts, two at least where there are two: ``upernet/onnx-fp32``.
+    """
+    parts = {folder: folder.resolve().parts[1:] for folder in folders}
+    depth = 2
+    while len({one[-depth:] for one in parts.values()}) < len(parts):
+        depth += 1
+    return {folder: Path(*one[-depth:]) for folder, one in parts.items()}

@@ -44,7 +44,11 @@ _STYLES = {"passed": "green", "FAILED": "bold red", "skipped": "yellow", "undeci
 @click.option("--logits-tolerance", type=float, help="Largest difference of a logit, relative to the largest logit.")
 @click.option("--agreement", type=float, help="Least share of labels that agree, in [0, 1].")
 @click.option("--epsilon", type=float, help="Points of mIoU that count as no difference.")
-@click.option("--save-reference", type=click.Path(path_type=Path), help="Store the reference's inputs and outputs here.")
+@click.option(
+    "--save-reference",
+    type=click.Path(path_type=Path),
+    help="Store the reference's inputs and outputs here; of several artifacts, each in its own folder.",
+)
 @click.option("--reference", type=click.Path(path_type=Path), help="Such a folder, where there is no mmseg.")
 @click.option(
     "--pictures", type=click.Path(path_type=Path), default="parity", show_default=True, help="Where to draw the worst image."
@@ -87,11 +91,11 @@ def command(
 
     from segdeploy.base.errors import InputError
     from segdeploy.base.files import write_file
-    from segdeploy.cli.defaults import named_artifacts
+    from segdeploy.cli.defaults import named_artifacts, short_places
     from segdeploy.export.shapes import parse_size
     from segdeploy.parity import reports
     from segdeploy.parity.served import verify_server
-    from segdeploy.parity.stored import StoredReference
+    from segdeploy.parity.stored import stored_reference
     from segdeploy.parity.tolerance import tolerance_for
     from segdeploy.parity.verify import store_reference, verify
     from segdeploy.serve.client import predict
@@ -106,14 +110,17 @@ def command(
     chosen = named_artifacts(artifacts)
     if url is not None and len(chosen) != 1:
         raise InputError(expected="one ARTIFACT with --url: what the server runs", got=f"{len(chosen)}", fix="name it")
+    places = short_places([one.folder for one in chosen])
 
     def judged(artifact: Artifact) -> Parity:
         manifest = artifact.manifest
         where = {"checkpoint": checkpoint, "config": config, "device": device}
         inputs = None if reference else choose_inputs(manifest, data, split, images, limit)
-        stored = StoredReference(reference) if reference else None
+        stored = stored_reference(reference, places[artifact.folder]) if reference else None
         if save_reference is not None:
-            stored = store_reference(artifact, save_reference, inputs=inputs, shapes=shapes, **where)  # type: ignore[arg-type]
+            # One for each: another artifact is asked at other shapes.
+            own = save_reference / places[artifact.folder] if len(chosen) > 1 else save_reference
+            stored = store_reference(artifact, own, inputs=inputs, shapes=shapes, **where)  # type: ignore[arg-type]
         common = {
             **where,
             "inputs": inputs,
@@ -121,7 +128,7 @@ def command(
                 manifest.precision, logits_max_abs=logits_tolerance, mask_agreement=agreement, miou_points=epsilon
             ),
             "stored": stored,
-            "pictures": pictures / manifest.name / ("server" if url else manifest.label),
+            "pictures": pictures / places[artifact.folder] / ("server" if url else ""),
             "command": typed_command(),
         }
         if url is not None:

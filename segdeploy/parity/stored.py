@@ -223,6 +223,17 @@ class StoredReference:
         """Nothing to free."""
 
 
+def stored_reference(folder: Path, place: Path) -> StoredReference:
+    """The reference in a folder, or, where several artifacts stored theirs under it, the one at this artifact's place.
+
+    Raises:
+        InputError: there is none.
+    """
+    own = folder / place
+    nested = not (folder / INDEX_NAME).is_file() and (own / INDEX_NAME).is_file()
+    return StoredReference(own if nested else folder)
+
+
 def _key(images: NDArray[np.uint8]) -> str:
     return hashlib.sha256(repr(images.shape).encode() + np.ascontiguousarray(images).tobytes()).hexdigest()
 

@@ -4,6 +4,7 @@ import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -30,9 +31,74 @@ def test_all_under_exports(main, exports, onnx_artifact, torchscript_artifact):
         "exports/tiny/torchscript-fp32": "passed",
     }
     assert len(re.findall(r"passed on all 6 labelled images of \w+, val, cpu", ended.out)) == 2
-    assert len(figures["exports/tiny/onnx-fp32"]["shapes"]) == 7
+    assert len(figures["exports/tiny/onnx-fp32"]["shapes"]) >= 7
     assert figures["exports/tiny/onnx-fp32"]["task"]["verdict"] == "passed"
     assert "verify" in figures["exports/tiny/onnx-fp32"]["command"]
+
+
+def test_one_that_is_broken_is_a_row(main, one_line, onnx_artifact, tmp_path):
+    """Of three of one name, each is in every report by its folder; the broken ones say why, and the exit status too."""
+    for model in "abc":
+        shutil.copytree(onnx_artifact.folder, tmp_path / "exports" / model / "onnx-fp32")
+    model = tmp_path / "exports/a/onnx-fp32/model.onnx"
+    model.write_bytes(model.read_bytes() + b"x")
+    (tmp_path / "exports/c/onnx-fp32/manifest.json").write_text("{")
+    ended = main("verify", "--limit", "3", "--json", "p.json", "--junit", "p.xml", "--markdown", "p.md")
+    one_line(ended, "exports/a/onnx-fp32 skipped, exports/c/onnx-fp32 skipped", status=4)
+    figures = json.loads(Path("p.json").read_text())
+    folders = [f"exports/{model}/onnx-fp32" for model in "abc"]
+    assert {name: (one["verdict"], one["broken"]) for name, one in figures.items()} == dict(
+        zip(folders, [("skipped", True), ("passed", False), ("skipped", True)], strict=True)
+    )
+    assert "changed or damaged" in figures[folders[0]]["reason"]
+    suites = ET.parse("p.xml").getroot()
+    assert [suite.get("name") for suite in suites] == folders
+    assert [suite.get("errors") != "0" for suite in suites] == [True, False, True]
+    assert [bool(suite.findall("testcase/error")) for suite in suites] == [True, False, True]
+    assert all(f"## {folder}:" in Path("p.md").read_text() for folder in folders)
+    assert "exports/c/onnx-fp32: not verified: " in ended.out
+
+
+def test_all_that_are_broken(main, one_line, onnx_artifact, tmp_path):
+    """Where nothing can be judged it is an error, and the reports are written all the same."""
+    shutil.copytree(onnx_artifact.folder, tmp_path / "exports" / "a")
+    (tmp_path / "exports/a/model.onnx").write_bytes(b"x")
+    one_line(main("verify", "--junit", "p.xml"), "exports/a/model.onnx")
+    assert ET.parse("p.xml").getroot()[0].get("errors") != "0"
+
+
+def test_several_references_in_one_folder(main, one_line, exports, onnx_artifact, torchscript_artifact):
+    """Each has its own, found again by its artifact; a folder of the user's in its place is refused and stays."""
+    exports(onnx_artifact, torchscript_artifact)
+    assert main("verify", "--limit", "3", "--save-reference", "stored").status in (0, 4)
+    assert {path.parent.name for path in Path("stored").glob("tiny/*/reference.json")} == {"onnx-fp32", "torchscript-fp32"}
+    assert main("verify", "--reference", "stored", "--checkpoint", "gone.pth").status in (0, 4)
+    Path("mine").mkdir()
+    Path("mine/thesis").write_text("x")
+    one_line(main("verify", "exports/tiny/onnx-fp32", "--save-reference", "mine"), "would be overwritten")
+    assert [path.name for path in Path("mine").iterdir()] == ["thesis"]
+
+
+def test_a_verdict_of_what_was_replaced_meanwhile(main, monkeypatch, exports, onnx_artifact):
+    """It is shown, with the reason why the new artifact's manifest does not hold it."""
+    from segdeploy.parity import verify as module
+
+    exports(onnx_artifact)
+    manifest = Path("exports/tiny/onnx-fp32/manifest.json")
+    run = module.run_all
+
+    def slow(*arguments, **more):
+        run(*arguments, **more)
+        values = json.loads(manifest.read_text())
+        values["files"][0]["sha256"] = "0" * 64
+        manifest.write_text(json.dumps(values))
+
+    monkeypatch.setattr(module, "run_all", slow)
+    ended = main("verify", manifest.parent)
+    assert ended.status == 0, ended
+    assert "not recorded in its manifest: " in ended.out
+    assert "meanwhile" in ended.out
+    assert json.loads(manifest.read_text())["parity"] == []
 
 
 def test_options(main, exports, torchscript_artifact, images_folder, checkpoint_path):
@@ -106,7 +172,7 @@ def test_reports(main, exports, onnx_artifact, images_folder):
     ended = main("verify", "--images", images_folder, "--limit", "2", "--junit", "out/j.xml", "--markdown", "out/p.md")
     assert ended.status == 0, ended.err
     cases = list(ET.parse("out/j.xml").getroot().iter("testcase"))
-    assert len(cases) == 10
+    assert len(cases) == 17
     assert [case.get("name") for case in cases if case.find("skipped") is not None] == ["mIoU"]
     assert Path("out/p.md").read_text().count("| passed |") == 9
     assert not Path("parity").exists()

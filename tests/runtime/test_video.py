@@ -69,10 +69,22 @@ def test_masks_of_a_video(session, movie, tmp_path):
     assert not outcome.problems
     assert outcome.done[0].frames == FRAMES
     assert sorted(path.name for path in tmp_path.iterdir()) == ["move_masks"]
-    masks = sorted((tmp_path / "move_masks").iterdir())
+    masks = sorted((tmp_path / "move_masks").glob("[!.]*"))
     assert [path.name for path in masks] == [f"{index:06d}.png" for index in range(FRAMES)]
     with Image.open(masks[0]) as mask:
         assert mask.size == (SIZE[1] + 1, SIZE[0])
+
+
+def test_a_folder_of_the_users_in_the_masks_place(session, movie, tmp_path):
+    """It is a problem of that video, in one line, and stays; masks of an earlier run are replaced."""
+    drawing = Drawing(masks=True, overlays=False)
+    (tmp_path / "move_masks").mkdir()
+    (tmp_path / "move_masks" / "mine").write_text("mine")
+    outcome = predict_files(session, [Job(movie, tmp_path / "move")], drawing)
+    assert ["would be overwritten" in str(one) for one in outcome.problems] == [True]
+    assert [path.name for path in (tmp_path / "move_masks").iterdir()] == ["mine"]
+    for _ in range(2):
+        assert not predict_files(session, [Job(movie, tmp_path / "other")], drawing).problems
 
 
 def test_a_cut_video(session, movie, tmp_path):
