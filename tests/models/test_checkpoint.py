@@ -375,3 +375,18 @@ def test_the_real_checkpoint(shared, tmp_path):
     path = shutil.copy(shared / "checkpoints" / "camvid_upernet_r18.pth", tmp_path)
     assert len(load_checkpoint(tmp_path / "camvid_upernet_r18.pth").dataset_meta["classes"]) == 11
     assert path
+
+
+@pytest.mark.parametrize("arguments", [(np.ndarray, ("x",), b"b"), (np.ndarray, (-1,), b"b"), (int, (0,), b"b"), ()])
+def test_forged_arrays(tmp_path, arguments):
+    """numpy's own functions, called with what makes no array: one CheckpointError of one line, whatever they raise."""
+    import torch
+
+    class Forged:
+        def __reduce__(self):
+            return np._core.multiarray._reconstruct, arguments
+
+    torch.save({"state_dict": {"w": torch.ones(1)}, "a": Forged()}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"x\.pth") as caught:
+        load_plain(tmp_path / "x.pth")
+    assert "\n" not in str(caught.value)
