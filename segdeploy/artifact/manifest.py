@@ -328,6 +328,7 @@ class Manifest(Struct, frozen=True):
     target: Target | None = None
     engine: Engine | None = None
     quantization: Quantization | None = None
+    restructured: tuple[str, ...] = ()  # convolutions that are done before the upsampling of what they read
     parity: tuple[Parity, ...] = ()
     packed_despite: tuple[str, ...] = ()
     label_map: tuple[tuple[int, int], ...] = ()

@@ -68,6 +68,12 @@ _NO_DIFFERENCE = ("out", "verify", "images")
 @click.option(
     "--keep/--no-keep", default=True, show_default=True, help="Keep layers in fp32 that need it, or fail and name them."
 )
+@click.option(
+    "--restructure/--no-restructure",
+    default=True,
+    show_default=True,
+    help="Convolve before upsampling, where that is the same function by fewer products; or export the plain graph.",
+)
 @click.option("--name", help="Of the artifact; by default that of the run or the file.")
 @click.option("--out", type=click.Path(path_type=Path), default="exports", show_default=True, help="Folder of artifacts.")
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Hold the result against the checkpoint.")
@@ -101,6 +107,7 @@ def command(
     data: Path | None,
     max_miou_drop: float,
     keep: bool,
+    restructure: bool,
     name: str | None,
     out: Path,
     verify: bool,
@@ -134,6 +141,7 @@ def command(
         timing_cache=timing_cache,
         precision=precision,  # type: ignore[arg-type]  # click.Choice holds it
         calibration=Calibration(calib, data, calib_images, max_miou_drop, keep),
+        restructure=restructure,
     )
     exporters = [check_export(fmt, options) for fmt in formats]  # what cannot be made is said before any work
     if random_weights:

@@ -53,6 +53,7 @@ def command(artifact: Path, as_json: bool) -> None:
         "input": f"{manifest.input.name} {manifest.input.dtype} [{shape}]",
         "outputs": ", ".join(f"{out.name} {out.dtype} [{', '.join(out.layout)}]" for out in manifest.outputs),
         "precision": manifest.precision,
+        "graph": _graph(manifest),
         "resize": manifest.preprocess.resize.words,
         "inference": manifest.inference.mode,
         "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes)}",
@@ -76,6 +77,11 @@ def command(artifact: Path, as_json: bool) -> None:
         lines = [f"against {parity.reference}, on {parity.inputs}, {parity.device}", *told_divergence(parity)]
         for line in lines + [f"{check.name}: {check.verdict}: {figures(parity, check)}" for check in parity.checks]:
             click.echo(f"{'':<{width}}  {line}")
+
+
+def _graph(manifest: Manifest) -> str:
+    names = ", ".join(manifest.restructured)
+    return f"convolved before upsampling: {names}" if names else "the model's own: nothing is convolved before upsampling"
 
 
 def _target(manifest: Manifest) -> str:

@@ -13,21 +13,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
+from segdeploy.artifact.axes import bounds
 from segdeploy.artifact.manifest import Manifest
+from segdeploy.export.restructure import deferring, restructure
+from segdeploy.export.restructure.find import Found, find
 from segdeploy.export.rewrites import ExactOps, rewrite
 
 
 class DeployGraph(nn.Module):
     """An mmseg EncoderDecoder with its preprocessing before it and the reduction to labels behind it."""
 
-    def __init__(self, model: Any, manifest: Manifest) -> None:
-        """Take the model over: its pooling is replaced in place by an exact one that exports.
+    def __init__(self, model: Any, manifest: Manifest, *, restructured: bool = True) -> None:
+        """Take the model over: what exporters get wrong is replaced in place, and convolutions are done before upsampling.
 
         Args:
             model: an ``EncoderDecoder`` or ``CascadeEncoderDecoder`` in eval mode.
-            manifest: its preprocessing and postprocessing.
+            manifest: its preprocessing and postprocessing, and the size of image that it is for.
+            restructured: convolve before upsampling, where that holds and pays.
         """
         super().__init__()
         self.demands = rewrite(model)  # of the example that it is traced with
@@ -41,6 +46,10 @@ class DeployGraph(nn.Module):
         self.swap_channels = manifest.preprocess.color == "bgr"
         self.register_buffer("mean", torch.tensor(manifest.preprocess.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(manifest.preprocess.std).view(1, 3, 1, 1))
+        self._deferred: frozenset[int] = frozenset()
+        found = self._found(manifest) if restructured else []
+        self._deferred = restructure(self, found)
+        self.restructured = tuple(one.path for one in found)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Segment a batch.
@@ -56,13 +65,25 @@ class DeployGraph(nn.Module):
         if self.swap_channels:
             pixels = pixels.flip(1)
         inputs = self._padded((pixels - self.mean) / self.std)
-        with ExactOps():
-            logits = self._decode(self.neck(self.backbone(inputs)))
+        logits = self._logits(inputs)
         full = functional.interpolate(logits, size=inputs.shape[2:], mode="bilinear", align_corners=self.align_corners)
         if self.pad is not None:
             full = full[:, :, : image.shape[1], : image.shape[2]]
         mask = full.argmax(1) if self.cutoff is None else full[:, 0] > self.cutoff
         return mask.to(self.mask_dtype), logits
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        with ExactOps(), deferring(self._deferred):
+            return self._decode(self.neck(self.backbone(inputs)))
+
+    def _found(self, manifest: Manifest) -> list[Found]:
+        """The convolutions that are worth it at the size that the manifest is made for."""
+        height, width = manifest.preprocess.network_input(*(bounds(axis)[1] for axis in manifest.input.shape[1:3]))
+        try:
+            with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+                return find(self, lambda: self._logits(torch.zeros(1, 3, height, width)))
+        except Exception:  # noqa: BLE001  whatever an architecture does that cannot run without values: it stays as it is
+            return []
 
     def _padded(self, inputs: Tensor) -> Tensor:
         if self.pad is None:

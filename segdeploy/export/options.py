@@ -40,6 +40,7 @@ class Options:
         timing_cache: where TensorRT keeps what it measured; None for a file of its own in the user's cache folder.
         precision: of the arithmetic.
         calibration: for a precision below fp32.
+        restructure: convolve before upsampling, where that holds and pays.
     """
 
     opset: int = 18
@@ -49,3 +50,4 @@ class Options:
     timing_cache: Path | None = None
     precision: Precision = "fp32"
     calibration: Calibration = field(default_factory=Calibration)
+    restructure: bool = True

@@ -61,7 +61,7 @@ def _to_fp16(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pict
         )
     reasons.update(overflowing)
     layers = kept_layers(model, reasons)
-    weights = {tensor.name for tensor in model.graph.initializer}
+    weights = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
     converted = sum(node.name not in reasons and not weights.isdisjoint(node.input[1:2]) for node in model.graph.node)
     onnx.save(to_half(model, reasons), path)
     onnx.checker.check_model(str(path), full_check=True)

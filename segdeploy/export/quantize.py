@@ -22,6 +22,7 @@ from onnxruntime.quantization import QDQQuantizer, QuantType
 from segdeploy.artifact.manifest import Format
 from segdeploy.base.errors import ExportError
 from segdeploy.export.nodes import comes_from, is_top_level, module_of, pixel_tensors
+from segdeploy.export.restructure import ConvBeforeUpsampling
 from segdeploy.export.rewrites.pooling import ExactAdaptiveAvgPool2d
 
 # What does the work, and what joins its results: without the second kind float32 islands stand between the integer kernels.
@@ -66,6 +67,8 @@ def quantizable_layers(model: ModelProto) -> list[Layer]:
 def _is_quantizable(node: NodeProto, weights: set[str]) -> bool:
     if is_top_level(node) or comes_from(node, ExactAdaptiveAvgPool2d):
         return False
+    if comes_from(node, ConvBeforeUpsampling):
+        return node.op_type == "Conv"  # not the matrices that upsample, and what only joins their results
     if node.op_type in _WEIGHTED:
         return node.input[1] in weights
     return node.op_type in _MOVING and weights.isdisjoint(node.input)

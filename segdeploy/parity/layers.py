@@ -7,7 +7,7 @@ sums) lies between layers, and shows in what the next layer is given. The logits
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,23 +135,33 @@ def _match(reference: Sequence[LayerRun], candidate: Sequence[LayerRun]) -> tupl
     """Pairs, in the candidate's order, and the modules of either side that have no counterpart."""
     if not all(layer.module for layer in candidate):
         same = len(reference) == len(candidate)
-        return ([_pair(*both) for both in zip(reference, candidate, strict=True)] if same else []), []
+        return (_pairs(zip(reference, candidate, strict=True)) if same else []), []
     runs = defaultdict(list)
     for layer in reference:
         runs[layer.module].append(layer)
     chosen, alone = [], []
     for layer in candidate:
         if runs[layer.module]:
-            chosen.append(_pair(runs[layer.module].pop(0), layer))
+            chosen.append((runs[layer.module].pop(0), layer))
         else:
             alone.append(layer.module)
     alone += [layer.module for left in runs.values() for layer in left]
-    return ([] if all(pair.theirs.op == LOGITS for pair in chosen) else chosen), list(dict.fromkeys(alone))
+    return ([] if all(theirs.op == LOGITS for theirs, _ in chosen) else _pairs(chosen)), list(dict.fromkeys(alone))
 
 
-def _pair(theirs: LayerRun, ours: LayerRun) -> _Pair:
+def _pairs(chosen: Iterable[tuple[LayerRun, LayerRun]]) -> list[_Pair]:
+    pairs: list[_Pair] = []
+    for theirs, ours in chosen:
+        pairs.append(_pair(theirs, ours, pairs))
+    return pairs
+
+
+def _pair(theirs: LayerRun, ours: LayerRun, before: Sequence[_Pair]) -> _Pair:
     errors = [_layer_error(made, ours.made[0]) for made in theirs.made]
     made = min((error for error in errors if error is not None), default=None)
+    if ours.given is None or theirs.given is None:
+        # Nobody can see it: it is taken to be as wrong as the worst that a layer before has made.
+        return _Pair(theirs, ours, max((pair.made for pair in before if pair.made is not None), default=0.0), made)
     return _Pair(theirs, ours, _layer_error(theirs.given, ours.given), made)
 
 

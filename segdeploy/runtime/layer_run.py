@@ -18,14 +18,14 @@ class LayerRun:
     Attributes:
         module: its path in the checkpoint; empty where the format does not know it.
         op: what it is.
-        given: its input.
+        given: its input; None where nobody can see it, as that of a convolution that is done before the upsampling.
         made: its output; of the reference also that of a normalisation behind it, which exporters fold into the layer.
         between: the operations between the layers before and this one, as (module, op); empty where nobody knows.
     """
 
     module: str
     op: str
-    given: NDArray[Any]
+    given: NDArray[Any] | None
     made: tuple[NDArray[Any], ...]
     between: tuple[tuple[str, str], ...] = ()
 

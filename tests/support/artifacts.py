@@ -149,15 +149,18 @@ def planted_onnx(onnx_artifact, tmp_path_factory):
     import onnx
     from onnx import numpy_helper
 
-    before, behind = "decode_head.fpn_bottleneck.conv.weight", "decode_head.conv_seg.weight"
+    before, behind = "decode_head.fpn_bottleneck.conv", "decode_head.conv_seg.weight"
 
     def plant(factor):
         model = onnx.load(onnx_artifact.model_path)
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        arrays = {name: numpy_helper.to_array(tensors[name]).copy() for name in (before, f"{before}_bias", behind)}
-        channel = int(np.argmax(arrays[f"{before}_bias"]))  # one that is alive behind the ReLU
-        arrays[before][channel] *= factor
-        arrays[f"{before}_bias"][channel] *= factor
+        arrays = {name: numpy_helper.to_array(tensors[name]).copy() for name in tensors if name.rpartition(".")[0] == before}
+        channel = int(np.argmax(arrays[f"{before}.bias"]))  # one that is alive behind the ReLU
+        count = len(arrays[f"{before}.bias"])
+        for values in arrays.values():  # of taps that are outputs of their own, all of the channel's
+            taps = len(values) // count
+            values[channel * taps : (channel + 1) * taps] *= factor
+        arrays[behind] = numpy_helper.to_array(tensors[behind]).copy()
         arrays[behind][:, channel] /= factor
         for name, values in arrays.items():
             tensors[name].CopyFrom(numpy_helper.from_array(values, name))

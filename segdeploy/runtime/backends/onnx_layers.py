@@ -14,6 +14,7 @@ from segdeploy.runtime.layer_run import LayerRun, logits_run
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv"}
 _PRODUCTS = {"Gemm", "MatMul"}
+_ENDS = {"Add", "MatMul"}
 # Between a weight and its layer: scales, precisions and layouts.
 _PASSED = {"DequantizeLinear", "QuantizeLinear", "Cast", "Transpose", "Identity"}
 
@@ -33,7 +34,10 @@ def onnx_layers(artifact: Artifact, images: NDArray[np.uint8]) -> list[LayerRun]
     weights = {tensor.name for tensor in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
     layers = [node for node in graph.node if _is_layer(node, weights, makers)]
-    kept = list(dict.fromkeys(name for node in layers for name in (node.input[0], node.output[0])))
+    restructured = set(artifact.manifest.restructured)
+    # A convolution that is done before the upsampling is many nodes: the last sum, or product, is what it makes.
+    whole = {_module(node.name): node for node in graph.node if node.op_type in _ENDS and _module(node.name) in restructured}
+    kept = list(dict.fromkeys(name for node in (*layers, *whole.values()) for name in (node.input[0], node.output[0])))
     own = [value.name for value in (*graph.output, *graph.input)]
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in kept if name not in own)
     options = onnxruntime.SessionOptions()
@@ -44,18 +48,17 @@ def onnx_layers(artifact: Artifact, images: NDArray[np.uint8]) -> list[LayerRun]
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         names = [name for name in dict.fromkeys((*kept, "logits")) if name != artifact.manifest.input.name]
         values = dict(zip(names, session.run(names, {"image": images}), strict=True))
-    ends = {name for node in layers for name in node.output}
-    found = [
-        LayerRun(
-            _module(node.name),
-            node.op_type,
-            values[node.input[0]],
-            (values[node.output[0]],),
-            _between(node.input[0], makers, ends),
-        )
-        for node in layers
-    ]
-    return [*found, logits_run(values["logits"], named=True, between=_between("logits", makers, ends))]
+    ends = {name for node in (*layers, *whole.values()) for name in node.output}
+    runs = []
+    wanted = {node.name for node in (*layers, *whole.values())}
+    for node in (one for one in graph.node if one.name in wanted):
+        module = _module(node.name)
+        if module not in whole:
+            between = _between(node.input[0], makers, ends)
+            runs.append(LayerRun(module, node.op_type, values[node.input[0]], (values[node.output[0]],), between))
+        elif node.name == whole[module].name:
+            runs.append(LayerRun(module, "Conv before upsampling", None, (values[node.output[0]],)))
+    return [*runs, logits_run(values["logits"], named=True, between=_between("logits", makers, ends))]
 
 
 def _is_layer(node: Any, weights: set[str], makers: dict[str, Any]) -> bool:
