@@ -15,7 +15,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, num
 
 from segdeploy.artifact.manifest import KeptLayer
 from segdeploy.base.errors import ExportError
-from segdeploy.export.nodes import comes_from, float_tensors, is_top_level, module_of, pixel_tensors
+from segdeploy.export.nodes import comes_from, float_tensors, is_top_level, module_of, pixel_tensors, pooling_products
 from segdeploy.export.rewrites.pooling import ExactAdaptiveAvgPool2d
 
 LARGEST = float(np.finfo(np.float16).max)
@@ -25,24 +25,51 @@ HEADROOM = 2.0
 _REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "CumSum")
 _NORMS = ("LayerNormalization", "GroupNormalization", "InstanceNormalization", "RMSNormalization")
 _WIDE_OPS = {"Softmax", "LogSoftmax", "Exp", "Log", "Pow", "Sqrt", "Reciprocal", *_REDUCTIONS, *_NORMS}
+# What makes of a value no more than an epsilon one that is no more either.
+_HANDED_ON = frozenset({"Expand", "Sqrt", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Identity"})
 # Their scales and sizes are float32 by the standard.
 _FLOAT_INPUTS: Mapping[str, frozenset[int]] = {"Resize": frozenset({1, 2})}
 
 
 def sensitive_nodes(model: ModelProto) -> dict[str, str]:
     """The nodes that stay in float32 whatever the images are: name to reason ('' for index arithmetic, which is no layer)."""
-    pixels = pixel_tensors(model)
+    pixels, pooling = pixel_tensors(model), pooling_products(model)
+    epsilons, floored = _epsilons(model), set()
     found = {}
     for node in model.graph.node:
         if not pixels.intersection(node.output):
             # Positions and sizes: integers above 2048 are not exact in fp16. The pooling matrices are made of them.
             found[node.name] = ""
-        elif comes_from(node, ExactAdaptiveAvgPool2d):
+        elif node.name in pooling or comes_from(node, ExactAdaptiveAvgPool2d):
             found[node.name] = "exact pooling: long sums"
         elif is_top_level(node):
             found[node.name] = "normalisation of the input, upsampling and argmax: the mask is that of the float32 logits"
         elif node.op_type in _WIDE_OPS:
             found[node.name] = "float32 in torch.autocast too: range or long sums"
+        elif not epsilons.isdisjoint(node.input):
+            found[node.name] = "an epsilon that is 0 in fp16"
+            floored.update(node.output)
+        elif not floored.isdisjoint(node.input):
+            found[node.name] = "may read no more than an epsilon that is 0 in fp16"
+        # What is kept for its own sake may hand an epsilon on: a root of a sum with one.
+        if not floored.isdisjoint(node.input) and node.op_type in _HANDED_ON:
+            floored.update(node.output)
+    return found
+
+
+def _epsilons(model: ModelProto) -> set[str]:
+    """The constants of one number that is not 0, and is in fp16."""
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        values |= {
+            name: one.t for name in node.output for one in node.attribute if node.op_type == "Constant" and one.name == "value"
+        }
+    found = set()
+    for name, tensor in values.items():
+        if tensor.data_type == TensorProto.FLOAT and int(np.prod(tensor.dims)) == 1:
+            number = numpy_helper.to_array(tensor).reshape(())
+            if number != 0 and np.float16(number) == 0:
+                found.add(name)
     return found
 
 
@@ -117,7 +144,7 @@ class _Converter:
         graph = model.graph
         self._model, self._keep = model, keep
         self._floats = float_tensors(model)
-        self._infos = {value.name: value for value in (*graph.value_info, *graph.output)}
+        self._infos = {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
         self._outputs = {value.name for value in graph.output}
         self._half: set[str] = set()  # values that are fp16 now

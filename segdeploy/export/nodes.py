@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from onnx import ModelProto, NodeProto, TensorProto
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from segdeploy.export.graph import DeployGraph
 from segdeploy.export.onnx_names import GRAPH, MODULE_CLASS
+from segdeploy.export.restructure import ConvBeforeUpsampling
 
 
 def module_of(node: NodeProto) -> str:
@@ -46,3 +48,30 @@ def float_tensors(model: ModelProto) -> set[str]:
     return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT} | {
         tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT
     }
+
+
+def pooling_products(model: ModelProto) -> set[str]:
+    """The names of the nodes that pool, as products with an averaging matrix (``rewrites/pooling``).
+
+    Where the pooling is no module but a function that a module calls, the node is that module's: it is known by its matrix,
+    which is computed from shapes, or was, where these are fixed.
+    """
+    pixels = pixel_tensors(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = set()
+    for node in model.graph.node:
+        if node.op_type != "MatMul" or comes_from(node, ConvBeforeUpsampling):
+            continue
+        for axis, name in enumerate(reversed(node.input)):  # over rows by a matrix on the right
+            fixed = name in constants and _averages(numpy_helper.to_array(constants[name]), axis)
+            if fixed or (name not in constants and name not in pixels):
+                found.add(node.name)
+    return found
+
+
+def _averages(matrix: np.ndarray, axis: int) -> bool:
+    """Whether each output of a product is the mean of some of the inputs."""
+    if matrix.ndim != 2 or not (matrix >= 0).all():
+        return False
+    most = matrix.max(axis, keepdims=True)
+    return bool(((matrix == 0) | (matrix == most)).all() and np.allclose(matrix.sum(axis), 1, atol=1e-5))

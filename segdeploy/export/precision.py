@@ -16,7 +16,7 @@ from segdeploy.export.fp16 import LARGEST, kept_layers, overflowing_nodes, sensi
 from segdeploy.export.options import Calibration
 from segdeploy.export.quality import Judge
 from segdeploy.export.quantize import Layer, Quantizer, describe_method
-from segdeploy.export.sensitivity import RANKING_IMAGES, SEARCH_IMAGES, Ranked, keep_within, rank_layers
+from segdeploy.export.sensitivity import SEARCH_IMAGES, Ranked, keep_within, rank_layers
 from segdeploy.images.dataset import Sample, find_samples
 
 
@@ -86,7 +86,7 @@ def _to_int8(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pict
     def ranked() -> list[Ranked]:
         if not wanted.keep:
             return []
-        return rank_layers(layers, quantized, path, manifest, pictures.paths[:RANKING_IMAGES])
+        return rank_layers(layers, quantized, path, manifest, pictures.paths)
 
     judges = _judges(path, manifest, wanted, pictures)
     kept, quality = keep_within(judges, layers, quantized, budget=wanted.max_drop, rank=ranked)

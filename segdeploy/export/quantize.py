@@ -21,7 +21,7 @@ from onnxruntime.quantization import QDQQuantizer, QuantType
 
 from segdeploy.artifact.manifest import Format
 from segdeploy.base.errors import ExportError
-from segdeploy.export.nodes import comes_from, is_top_level, module_of, pixel_tensors
+from segdeploy.export.nodes import comes_from, is_top_level, module_of, pixel_tensors, pooling_products
 from segdeploy.export.restructure import ConvBeforeUpsampling
 from segdeploy.export.rewrites.pooling import ExactAdaptiveAvgPool2d
 
@@ -46,8 +46,8 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """The module; for an operation without weights, of which a module may have several, the node as well."""
-        return self.module if self.op in _WEIGHTED and self.module else f"{self.module}/{self.node}".lstrip("/")
+        """The module; the node where it has no weights, or is not the module's first of its kind."""
+        return self.module if self.op in _WEIGHTED and self.node == f"{self.module}/{self.op}" else self.node
 
 
 def quantizable_layers(model: ModelProto) -> list[Layer]:
@@ -56,11 +56,11 @@ def quantizable_layers(model: ModelProto) -> list[Layer]:
     Never the input's normalisation, the upsampling, the argmax and the exact pooling; no product of two activations either.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
-    pixels = pixel_tensors(model)
+    pixels, pooling = pixel_tensors(model), pooling_products(model)
     return [
         Layer(node.name, module_of(node), node.op_type)
         for node in model.graph.node
-        if pixels.intersection(node.output) and _is_quantizable(node, weights)
+        if pixels.intersection(node.output) and node.name not in pooling and _is_quantizable(node, weights)
     ]
 
 

@@ -170,3 +170,32 @@ def test_what_needs_range_stays_in_float32(op):
     node = {one.name: one for one in half.graph.node}
     assert (kind[node["wide"].input[0]], kind[node["wide"].output[0]]) == (FLOAT, FLOAT)
     assert (kind[node["before"].input[0]], kind[node["after"].input[0]]) == (HALF, HALF)
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1e-5])
+def test_an_epsilon_that_is_zero_in_fp16(eps, tmp_path):
+    """What adds it, hands it on and divides by it stays in float32: of a black picture 0 / 0 would be no number."""
+    from onnx import helper, numpy_helper
+
+    def constant(name, value):
+        return numpy_helper.from_array(np.array(value, np.float32), name)
+
+    nodes = [
+        helper.make_node("Mul", ["x", "weight"], ["scaled"], name="scale"),
+        helper.make_node("Abs", ["scaled"], ["size"], name="size"),
+        helper.make_node("Add", ["size", "eps"], ["sum"], name="floor"),
+        helper.make_node("Unsqueeze", ["sum", "axes"], ["wide"], name="unsqueeze"),
+        helper.make_node("Div", ["scaled", "wide"], ["y"], name="divide"),
+        helper.make_node("Mul", ["y", "weight"], ["z"], name="behind"),
+    ]
+    x, z = (helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in (("x", [1, 3]), ("z", [1, 1, 3])))
+    weights = [constant("weight", [1.0, 2.0, 1e-9]), constant("eps", eps), numpy_helper.from_array(np.array([0]), "axes")]
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [z], weights), opset_imports=[helper.make_opsetid("", 18)])
+    model = onnx.shape_inference.infer_shapes(model)
+    kept = sensitive_nodes(model)
+    assert set(kept) == ({"floor", "unsqueeze", "divide"} if eps == 1e-12 else set())
+    onnx.save(to_half(model, kept), tmp_path / "half.onnx")
+    from onnx.reference import ReferenceEvaluator
+
+    (found,) = ReferenceEvaluator(str(tmp_path / "half.onnx")).run(None, {"x": np.zeros((1, 3), np.float32)})
+    assert np.isfinite(found).all()

@@ -1,7 +1,14 @@
 import pytest
+import torch
+from torch.nn import functional
 
-from segdeploy.export.nodes import comes_from, float_tensors, is_top_level, module_of, pixel_tensors
+from segdeploy.export.capture import quiet
+from segdeploy.export.fp16 import sensitive_nodes
+from segdeploy.export.nodes import comes_from, float_tensors, is_top_level, module_of, pixel_tensors, pooling_products
+from segdeploy.export.onnx_names import name_nodes
+from segdeploy.export.quantize import quantizable_layers
 from segdeploy.export.restructure import ConvBeforeUpsampling
+from segdeploy.export.rewrites import ExactOps
 from segdeploy.export.rewrites.pooling import ExactAdaptiveAvgPool2d
 
 onnx = pytest.importorskip("onnx")
@@ -45,3 +52,39 @@ def test_pixels_and_positions(model):
         if node.op_type == "MatMul":
             assert len(pixels.intersection(node.input)) == 1
             assert set(node.input) <= floats
+
+
+class Calls(torch.nn.Module):
+    """Pools by a function, as STDC and ResNeSt do, and has a product with weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        with ExactOps():
+            pooled = functional.adaptive_avg_pool2d(x, (2, 3))
+        return self.linear(pooled) @ pooled.transpose(2, 3)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_pooling_that_is_called_as_a_function(dynamic):
+    """Its two products are found, with the sizes known or not, and no other: neither a layer's nor one of two activations."""
+    shapes = ({0: "N", 2: "H", 3: "W"},) if dynamic else None
+    with quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
+        program = torch.onnx.export(
+            Calls().eval(), (torch.randn(2, 4, 9, 7),), dynamo=True, dynamic_shapes=shapes, verbose=False
+        )
+    name_nodes(program.model)
+    model = program.model_proto
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    assert len(products) == 4
+    assert pooling_products(model) == {node.name for node in products[:2]}
+    assert set(pooling_products(model)) <= set(sensitive_nodes(model))
+    assert not {layer.node for layer in quantizable_layers(model)} & pooling_products(model)
+
+
+def test_pooling_and_upsampling_of_the_tiny_model(model):
+    """The products of its pooling modules; those that upsample behind a convolution are none."""
+    found = {module_of(node) for node in model.graph.node if node.name in pooling_products(model)}
+    assert found == {f"decode_head.psp_modules.{index}.0" for index in range(4)}

@@ -1,8 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 
 from segdeploy.base.errors import ExportError
+from segdeploy.export import sensitivity
 from segdeploy.export.quantize import Layer
 from segdeploy.export.sensitivity import Ranked, fewest, keep_within
 
@@ -109,3 +111,17 @@ def test_without_labels_masks_are_compared(lowered, planted_onnx, images_folder,
     assert (cost.metric, cost.fp32, cost.images) == ("mask agreement", 100.0, 2)
     assert cost.everything < 90
     assert cost.kept_back >= 96
+
+
+@pytest.mark.parametrize(("count", "taken"), [(32, [0, 8, 16, 24]), (5, [0, 1, 2, 3]), (3, [0, 1, 2]), (1, [0])])
+def test_the_ranking_is_of_all_the_film(count, taken, monkeypatch):
+    """The pictures that layers are ranked on are spread evenly, and none is taken twice."""
+    seen = []
+
+    def logits(model, manifest, pictures):
+        seen.append(list(pictures))
+        return [np.ones((1, 2, 3, 3), np.float32) for _ in pictures]
+
+    monkeypatch.setattr(sensitivity, "_logits", logits)
+    sensitivity.rank_layers([Layer("a", "a", "Conv")], lambda chosen: chosen, None, None, range(count))
+    assert seen == [taken, taken]
