@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+from segdeploy.artifact.fit import Fit
 from segdeploy.artifact.history import counting
 from segdeploy.artifact.layout import Labelling, Layout
 from segdeploy.artifact.verdict import DeviceKind, Parity
@@ -325,6 +326,7 @@ class Manifest(Struct, frozen=True):
     reduce_zero_label: bool
     lineage: Lineage
     toolchain: Toolchain
+    fit: Fit = Fit()
     target: Target | None = None
     engine: Engine | None = None
     quantization: Quantization | None = None

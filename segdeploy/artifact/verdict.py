@@ -12,7 +12,7 @@ from segdeploy.base.records import Struct
 
 Verdict: TypeAlias = Literal["passed", "failed", "undecided", "skipped"]
 DeviceKind: TypeAlias = Literal["cpu", "cuda"]
-Stage: TypeAlias = Literal["preprocessing", "graph", "precision", "postprocessing", "runtime", "server", "unknown"]
+Stage: TypeAlias = Literal["preprocessing", "fit", "graph", "precision", "postprocessing", "runtime", "server", "unknown"]
 
 
 class Tolerance(Struct, frozen=True):
@@ -122,6 +122,36 @@ class LabelParity(Struct, frozen=True):
     labels: FlipFigures
     verdict: Verdict
     reason: str = ""
+
+
+class FitParity(Struct, frozen=True):
+    """What the fit costs, of pictures that do not come to the artifact as the pipeline leaves them.
+
+    Attributes:
+        mode: of the artifact's fit.
+        images: how many such pictures there were.
+        pixels: of them.
+        differ_by_fit: labels that the reference itself gives otherwise when its pictures go through the same fit.
+        differ: labels of the artifact that are not the reference's, for both reasons.
+        miou_reference: of the reference through the fit, in per cent; None without labels.
+    """
+
+    mode: str
+    images: int
+    pixels: int
+    differ_by_fit: int
+    differ: int
+    miou_reference: float | None
+
+    @property
+    def words(self) -> str:
+        """In a line."""
+        of_all, by_fit = (100 * count / self.pixels for count in (self.differ, self.differ_by_fit))
+        score = "" if self.miou_reference is None else f", and then has a mIoU of {self.miou_reference:.2f}"
+        return (
+            f"fit by {self.mode}, {self.images} pictures: {of_all:.3f} % of the labels are not the checkpoint's; "
+            f"through the same fit the checkpoint itself changes {by_fit:.3f} %{score}"
+        )
 
 
 class ClassDifference(Struct, frozen=True):
@@ -266,6 +296,7 @@ class Parity(Struct, frozen=True):
         task: on the pictures with labels.
         determinism: of the candidate.
         divergence: where the difference begins, of a candidate that failed.
+        fit: what that costs; None where all pictures came to the candidate as the pipeline leaves them.
         command: what was typed.
         seconds: that it took, without loading the models.
         forward_seconds: how much of that both models ran.
@@ -290,6 +321,7 @@ class Parity(Struct, frozen=True):
     task: TaskParity | None = None
     determinism: Determinism | None = None
     divergence: Divergence | None = None
+    fit: FitParity | None = None
     command: str = ""
     seconds: float = 0.0
     forward_seconds: float = 0.0

@@ -55,6 +55,7 @@ def command(artifact: Path, as_json: bool) -> None:
         "precision": manifest.precision,
         "graph": _graph(manifest),
         "resize": manifest.preprocess.resize.words,
+        "fit": describe_fit(manifest)[0],
         "inference": manifest.inference.mode,
         "classes": f"{len(manifest.classes)}: {', '.join(manifest.classes)}",
         "target": _target(manifest),
@@ -66,7 +67,11 @@ def command(artifact: Path, as_json: bool) -> None:
         "parity": ("never verified" if parity is None else parity.verdict)
         + (f" (was packed despite: {'; '.join(manifest.packed_despite)})" if manifest.packed_despite else ""),
     }
-    more_of = {"precision": describe_quantization(manifest), "target": _told_by_format(manifest)}
+    more_of = {
+        "fit": describe_fit(manifest)[1:],
+        "precision": describe_quantization(manifest),
+        "target": _told_by_format(manifest),
+    }
     width = max(map(len, facts))
     for name, value in facts.items():
         first, *more = [value, *more_of.get(name, [])]
@@ -90,6 +95,24 @@ def _target(manifest: Manifest) -> str:
         return "portable"
     found = (target.device if target.cpu else None, target.compute_capability, target.cpu)
     return ", ".join(part for part in found if part) or target.device
+
+
+def describe_fit(manifest: Manifest) -> list[str]:
+    """How pictures of a size that the artifact does not take come to one that it does, and how batches are filled."""
+    from segdeploy.artifact.axes import bounds
+
+    fit, (least, _, _) = manifest.fit, bounds(manifest.input.shape[0])
+    words = {
+        "resize": "resized to the nearest, whatever that does to their proportions",
+        "pad": "padded at the right and bottom; scaled down first where too large",
+        "tiles": "cut into overlapping tiles; padded where too small",
+    }
+    lines = [f"pictures of other sizes: {words[fit.mode]}"]
+    if fit.tile is not None and fit.stride is not None:
+        lines[0] += f" (tiles of {fit.tile[0]}x{fit.tile[1]}, one each {fit.stride[0]}x{fit.stride[1]})"
+    if fit.fill == "repeat":
+        lines.append(f"fewer than {least} pictures: the batch is filled up with them again")
+    return lines
 
 
 def describe_quantization(manifest: Manifest) -> list[str]:

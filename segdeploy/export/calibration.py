@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 
-from segdeploy.artifact.axes import bounds
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.base.errors import InputError
 from segdeploy.base.progress import track
@@ -20,8 +19,7 @@ from segdeploy.export.options import Calibration
 from segdeploy.images.arrays import Image
 from segdeploy.images.dataset import find_samples
 from segdeploy.images.decode import list_images, read_image
-from segdeploy.images.resize import resize_image
-from segdeploy.runtime.predictor import prepare, slide_windows
+from segdeploy.runtime.fitting import filled, fit_picture, given_batches, prepared
 
 # How far apart the largest and the smallest value of a tensor were, or what the calibration made of it.
 Method = Literal["minmax", "percentile", "entropy"]
@@ -79,19 +77,10 @@ def data_root(manifest: Manifest, wanted: Calibration) -> Path | None:
 
 
 def network_inputs(image: Image, manifest: Manifest) -> Iterator[NDArray[np.uint8]]:
-    """The batches uint8 [N, H, W, 3] that inference makes of a picture, brought into the artifact's bounds.
-
-    One whole image, or every crop of a sliding window; repeated where the artifact takes no batch so small.
-    """
-    (count, _, _), *sides = map(bounds, manifest.input.shape[:3])
-    prepared = prepare(image, manifest)
-    windows = [(0, prepared.shape[0], 0, prepared.shape[1])]
-    if manifest.inference.mode == "slide":
-        windows = list(slide_windows(prepared.shape[0], prepared.shape[1], manifest.inference))
-    for y0, y1, x0, x1 in windows:
-        crop = prepared[y0:y1, x0:x1]
-        height, width = (min(max(n, low), high) for n, (low, _, high) in zip(crop.shape[:2], sides, strict=True))
-        yield np.repeat(resize_image(crop, height, width)[None], count, axis=0)
+    """The batches uint8 [N, H, W, 3] that an artifact is given of a picture: the very ones of a prediction."""
+    fitted = fit_picture(image.shape[0], image.shape[1], manifest)
+    for _, given in given_batches(prepared([image], fitted), fitted, manifest.preprocess):
+        yield filled(given, fitted.batch[0])
 
 
 def measure_ranges(

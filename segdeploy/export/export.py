@@ -8,6 +8,7 @@ import msgspec
 
 from segdeploy.artifact.folder import Artifact, write_artifact
 from segdeploy.export.exporter import check_export
+from segdeploy.export.fit import choose_fit
 from segdeploy.export.options import Options
 from segdeploy.export.shapes import Shapes
 from segdeploy.models.build import build_model
@@ -41,7 +42,8 @@ def export_model(
         ExportError: the model cannot be exported so.
         CheckpointError: weights and config do not fit.
         ConfigError: the config asks for something that is not supported.
-        InputError: the folder cannot be written, or a shape lies below the network's stride.
+        InputError: the folder cannot be written, a shape lies below the network's stride, or the
+            model's slide crop does not fit into the shapes.
     """
     options = options or Options()
     exporter = check_export(fmt, options)
@@ -56,6 +58,7 @@ def export_model(
     )
     manifest = exporter.plan(manifest, shapes, options)
     manifest = msgspec.structs.replace(manifest, lineage=msgspec.structs.replace(manifest.lineage, command=command))
+    manifest = msgspec.structs.replace(manifest, fit=choose_fit(manifest, options.fit))
     from segdeploy.export.graph import DeployGraph
     from segdeploy.export.stride import check_smallest_side
 

@@ -41,6 +41,7 @@ class Options:
         precision: of the arithmetic.
         calibration: for a precision below fp32.
         restructure: convolve before upsampling, where that holds and pays.
+        fit: how pictures come to shapes that their pipeline does not give them.
     """
 
     opset: int = 18
@@ -51,3 +52,4 @@ class Options:
     precision: Precision = "fp32"
     calibration: Calibration = field(default_factory=Calibration)
     restructure: bool = True
+    fit: Literal["auto", "resize", "pad", "tiles"] = "auto"

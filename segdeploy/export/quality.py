@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, TypeAlias
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from segdeploy.artifact.folder import Artifact
-from segdeploy.artifact.manifest import Bounds, FileEntry, Manifest
+from segdeploy.artifact.manifest import FileEntry, Manifest
 from segdeploy.base.progress import track
 from segdeploy.images.arrays import Labels
 from segdeploy.images.dataset import Sample
 from segdeploy.images.decode import read_image
-from segdeploy.images.resize import to_exactly
 from segdeploy.runtime import Session, open_session
 from segdeploy.runtime.evaluation import evaluate
 from segdeploy.runtime.predictor import predict_labels
-from segdeploy.runtime.session import Prediction, Staged
 
 Metric: TypeAlias = Literal["mIoU", "mask agreement"]
 
@@ -76,43 +71,8 @@ class Judge:
 
 
 def open_measured(model: Path, manifest: Manifest) -> Session:
-    """An ONNX file that is no artifact yet, opened for single pictures of any size on the CPU.
-
-    A static height and width take pictures resized to them, a static batch takes one picture repeated.
-    """
-    count, height, width = manifest.input.shape[:3]
-    preprocess = manifest.preprocess
-    if not isinstance(height, Bounds) and not isinstance(width, Bounds):
-        preprocess = msgspec.structs.replace(preprocess, resize=to_exactly(height, width, preprocess.resize))
+    """An ONNX file that is no artifact yet, opened on the CPU."""
     entry = FileEntry(path=model.name, sha256="", bytes=0)
-    described = msgspec.structs.replace(manifest, format="onnx", preprocess=preprocess, files=(entry,))
-    least = count.min if isinstance(count, Bounds) else count
-    session = open_session(Artifact(model.parent, described), "cpu")
-    return session if least == 1 else _Repeating(session, least)
-
-
-class _Repeating:
-    """A session whose smallest batch is more than one picture."""
-
-    def __init__(self, session: Session, count: int) -> None:
-        self._session, self._count = session, count
-        self.artifact, self.device = session.artifact, session.device
-
-    def run(self, images: NDArray[np.uint8], *, logits: bool = False) -> Prediction:
-        """See ``Session.run``."""
-        whole = self._session.run(np.repeat(images, self._count, axis=0), logits=logits)
-        return Prediction(whole.mask[:: self._count], None if whole.logits is None else whole.logits[:: self._count])
-
-    def stage(self, images: NDArray[np.uint8]) -> Staged:
-        """See ``Session.stage``."""
-        return self._session.stage(np.repeat(images, self._count, axis=0))
-
-    def execute(self, staged: Staged) -> None:
-        """See ``Session.execute``."""
-        self._session.execute(staged)
-
-    def __enter__(self) -> _Repeating:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._session.__exit__(kind, error, trace)
+    # Its engine's profiles bind TensorRT alone, but pictures have to come to this graph as they will to the engine.
+    described = msgspec.structs.replace(manifest, format="onnx", files=(entry,))
+    return open_session(Artifact(model.parent, described), "cpu")

@@ -152,7 +152,7 @@ def _logits(model: Path, manifest: Manifest, pictures: Sequence[Path]) -> list[L
     found = []
     with open_measured(model, manifest) as session:
         for path in pictures:
-            batch = next(network_inputs(read_image(path), session.artifact.manifest))[:1]
+            batch = next(network_inputs(read_image(path), session.artifact.manifest))
             logits = session.run(batch, logits=True).logits
             assert logits is not None
             found.append(logits)

@@ -54,7 +54,7 @@ def determinism(candidate: Recorder, inputs: Inputs, tolerance: Tolerance) -> De
         inputs: at least one picture; where there are too few, mirrored ones join them.
         tolerance: of the logits; a tighter one than that of two runs counts.
     """
-    manifest = candidate.base.manifest
+    manifest = candidate.artifact.manifest
     least, _, most = bounds(manifest.input.shape[0])
     height, width = (bounds(axis)[1] for axis in manifest.input.shape[1:3])
     together = max(least, min(most, _COMPANY, MOST_PIXELS // (height * width)))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
+from segdeploy.artifact.axes import bounds
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.artifact.verdict import Divergence, Parity
 from segdeploy.images.arrays import Image, Labels, Logits
@@ -15,17 +16,18 @@ from segdeploy.parity.comparison import explained, full_logits, leads
 from segdeploy.parity.eager_probe import eager_layers
 from segdeploy.parity.judge import WorstImage
 from segdeploy.parity.layers import compare_layers, relative_error, rounding
-from segdeploy.parity.sessions import Recorder, filled
+from segdeploy.parity.sessions import Recorder
 from segdeploy.parity.tolerance import RESIZE_ROUNDING
 from segdeploy.runtime import Session
 from segdeploy.runtime.backend import find_backend
 from segdeploy.runtime.backends.eager import EagerSession
+from segdeploy.runtime.fitting import filled
 
 # A change of the input or of the order of classes is taken for the fault where it leaves no more than this of the error.
 _MUCH_CLOSER = 0.2
 
 
-def diagnose(parity: Parity, worst: WorstImage | None, candidate: Recorder, original: Session) -> Divergence:
+def diagnose(parity: Parity, worst: WorstImage | None, candidate: Recorder, original: Session, way: str = "") -> Divergence:
     """Find the part at fault.
 
     Args:
@@ -33,35 +35,42 @@ def diagnose(parity: Parity, worst: WorstImage | None, candidate: Recorder, orig
         worst: the image that differs most; None where none does.
         candidate: the model that failed, still open.
         original: the reference, still open. Stored outputs tell less: nobody can look inside them.
+        way: how the way from a picture to the network is known to differ; empty where it is not.
     """
-    unstable = parity.determinism is not None and parity.determinism.verdict == "failed"
-    if unstable or worst is None or worst.logits is None:
+    if parity.determinism is not None and parity.determinism.verdict == "failed":
         return _of_runs(parity)
-    manifest = candidate.base.manifest
     shapes_failed = any(shape.verdict == "failed" for shape in parity.shapes)
-    labels = parity.labels
-    if not (shapes_failed or (labels and labels.verdict == "failed")):
-        return _of_runs(parity)
-    if shapes_failed:
-        broken = _wrong_mask(worst.image, candidate)
-        if _logits_differ(parity) or not broken:
-            found = _inside(worst, candidate, original)
-            return msgspec.structs.replace(found, detail=f"{found.detail}; and {broken}") if broken else found
-        return Divergence(
-            stage="postprocessing", module="", detail=f"the logits agree, the labels do not: in the graph, {broken}"
-        )
-    assert labels is not None
-    if not labels.labels.firm and manifest.precision != "fp32":
-        return _inside(worst, candidate, original)  # what the logits are off by explains every label that differs
-    told = wrong_resize(worst.logits, worst.candidate, manifest) or "the resize or the argmax differs"
-    detail = f"the logits agree, the labels do not: on the way to the picture's own size, {told}"
+    if worst is None or worst.logits is None or not shapes_failed:
+        return _around(parity, worst, candidate, original, way)
+    broken = _wrong_mask(worst.image, candidate)
+    if _logits_differ(parity) or not broken:
+        found = _inside(worst, candidate, original)
+        return msgspec.structs.replace(found, detail=f"{found.detail}; and {broken}") if broken else found
+    detail = f"the logits agree, the labels do not: in the graph, {broken}"
     return Divergence(stage="postprocessing", module="", detail=detail)
+
+
+def _around(parity: Parity, worst: WorstImage | None, candidate: Recorder, original: Session, way: str) -> Divergence:
+    """The graph does what it should with what it is given."""
+    labels = parity.labels
+    if labels is not None and labels.verdict == "failed":
+        if way:
+            return Divergence(stage="preprocessing", module="", detail=f"given the same image the network agrees, but {way}")
+        rounded = not labels.labels.firm and candidate.artifact.manifest.precision != "fp32"
+        if rounded and worst is not None and worst.logits is not None:
+            return _inside(worst, candidate, original)  # what the logits are off by explains every label that differs
+        told = "on the way to the picture's own size, the windows, the resize or the argmax differs"
+        return Divergence(stage="postprocessing", module="", detail=f"the logits agree, the labels do not: {told}")
+    if parity.fit is not None:
+        detail = f"the graph is right; that pictures are fitted to its shapes by {parity.fit.mode} makes the difference"
+        return Divergence(stage="fit", module="", detail=detail)
+    return _of_runs(parity)
 
 
 def _wrong_mask(image: Image, candidate: Recorder) -> str:
     """What is wrong between a candidate's own logits and its own mask of a picture; empty where one follows from the other."""
-    manifest = candidate.base.manifest
-    candidate.begin(manifest.preprocess.resize)
+    manifest = candidate.artifact.manifest
+    candidate.begin()
     found = candidate.run(np.ascontiguousarray(image)[None])
     assert found.logits is not None
     mask, logits = found.mask[0], found.logits[0]
@@ -130,9 +139,9 @@ def _logits_differ(parity: Parity) -> bool:
 
 def _inside(worst: WorstImage, candidate: Recorder, original: Session) -> Divergence:
     assert worst.logits is not None
-    artifact = candidate.base
+    artifact = candidate.artifact
     manifest = artifact.manifest
-    candidate.begin(manifest.preprocess.resize)
+    candidate.begin()
     ours, swapped = (_logits(candidate, image) for image in (worst.image, worst.image[..., ::-1]))
     error = relative_error(worst.logits[None], ours)
     if error is not None and (relative_error(worst.logits[None], swapped) or error) < _MUCH_CLOSER * error:
@@ -143,7 +152,7 @@ def _inside(worst: WorstImage, candidate: Recorder, original: Session) -> Diverg
         why = f"{manifest.format} shows no layers" if find is None else "stored outputs show no layers"
         detail = f"the logits differ; {why}: verify the ONNX export of the same checkpoint, where mmseg is, to see which"
         return Divergence(stage="graph", module="", detail=detail, sure=False)
-    batch = filled(worst.image[None], manifest)
+    batch = filled(worst.image[None], bounds(manifest.input.shape[0])[0])
     theirs, watched = eager_layers(original, batch), find(artifact, batch)
     found = compare_layers(theirs, watched, manifest.precision)
     if found is None and manifest.precision != "fp32" and _as_watched(ours, watched[-1].made[0], worst.logits):

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from segdeploy.artifact.manifest import Manifest
-from segdeploy.artifact.verdict import LabelParity, ShapeParity, TaskParity, Tolerance
+from segdeploy.artifact.verdict import FitParity, LabelParity, ShapeParity, TaskParity, Tolerance
 from segdeploy.images.arrays import Image, Labels, Logits
 from segdeploy.parity.comparison import LabelComparison, Outputs, ShapeComparison
+from segdeploy.parity.fit_cost import FitCost
 from segdeploy.parity.inputs import Picture
 from segdeploy.parity.sessions import Call
 from segdeploy.parity.task import PairedBootstrap
@@ -39,7 +40,12 @@ class WorstImage:
 
 
 class Judge:
-    """Holds a candidate's outputs against the reference's."""
+    """Holds a candidate's outputs against the reference's.
+
+    Attributes:
+        worst: the image that differs most so far.
+        way: how the candidate's own way from a picture to the network differs from the pipeline's; empty where it does not.
+    """
 
     def __init__(self, manifest: Manifest, tolerance: Tolerance) -> None:
         """Begin with nothing.
@@ -56,6 +62,8 @@ class Judge:
         self._truths = ConfusionMatrix(len(manifest.classes), manifest.ignore_index)
         self._task = PairedBootstrap(len(manifest.classes), manifest.ignore_index)
         self._labelled = 0
+        self._fit = FitCost(manifest)
+        self.way = ""
         self.worst: WorstImage | None = None
 
     def begin_shape(self, shape: tuple[int, int, int]) -> None:
@@ -72,36 +80,73 @@ class Judge:
         """
         self._compare(self._shapes[-1], names, theirs, ours)
 
-    def add_picture(
-        self,
-        picture: Picture,
-        theirs: tuple[Labels, list[Call]],
-        ours: tuple[Labels, list[Call]],
-        logits: Callable[[], Logits],
-    ) -> None:
-        """Compare one picture at its own size.
-
-        Args:
-            picture: which.
-            theirs: the reference's labels [H, W], and the forward passes behind them.
-            ours: the candidate's.
-            logits: gives the reference's [K, H', W'] at the network's input size.
-        """
-        error = self._compare(self._own, [picture.name], theirs[1], ours[1])
-        self._own_calls += len(ours[1])
-        self.add_labels(picture, theirs[0], ours[0], logits, error)
+    def add_own(self, names: list[str], theirs: list[Call], ours: list[Call]) -> float:
+        """Compare the forward passes behind pictures at their own sizes; returns the largest difference of a logit."""
+        self._own_calls += len(ours)
+        return self._compare(self._own, names, theirs, ours)
 
     def add_labels(
         self, picture: Picture, theirs: Labels, ours: Labels, logits: Callable[[], Logits], error: float | None = None
     ) -> float:
-        """Compare labels alone; returns the share of pixels that differ."""
+        """Compare labels alone; returns the share of pixels that differ.
+
+        Args:
+            picture: which.
+            theirs: the reference's labels [H, W].
+            ours: the candidate's.
+            logits: gives the reference's [K, H', W'].
+            error: the largest difference of the logits; None where nobody knows it.
+        """
         share = self._labels.add(theirs, ours, logits, error)
-        if picture.truth is not None:
-            truth = picture.truth()
-            self._truths.check(truth, (theirs.shape[0], theirs.shape[1]), f"'{picture.name}'")
-            self._task.add(theirs, ours, truth)
-            self._labelled += 1
+        self._add_truth(picture, theirs, ours)
         return share
+
+    def add_fitted(
+        self,
+        picture: Picture,
+        theirs: Labels,
+        ours: Labels,
+        through: Labels,
+        *,
+        logits: Callable[[], Logits],
+        error: float | None = None,
+    ) -> float:
+        """Compare labels of a picture that does not come to the candidate as the pipeline leaves it.
+
+        What the fit costs is the reference's own loss through it: it counts in mIoU, and is told, but is no fault of the
+        graph; labels are held against the reference's through the same fit.
+
+        Args:
+            picture: which.
+            theirs: the reference's labels [H, W], without a fit.
+            ours: the candidate's.
+            through: the reference's through the candidate's fit.
+            logits: gives the logits [K, H', W'] behind ``through``.
+            error: see ``add_labels``.
+        """
+        share = self._labels.add(through, ours, logits, error)
+        truth = self._add_truth(picture, theirs, ours)
+        self._fit.add(theirs, ours, through, truth)
+        return share
+
+    def note_way(self, name: str, given: Image, image: Image | None) -> None:
+        """Where the pipeline makes another image of a picture than the candidate's own way gives: what, for the first."""
+        if image is None or self.way or np.array_equal(given, image):
+            return
+        ours, theirs = ("x".join(map(str, one.shape[:2])) for one in (given, image))
+        off = f"{ours}, mmseg's pipeline makes {theirs} of it"
+        if ours == theirs:
+            off = f"{int((given != image).any(-1).sum())} pixels are others than mmseg's pipeline makes"
+        self.way = f"{name} comes to the network resized in another way: {off}"
+
+    def _add_truth(self, picture: Picture, theirs: Labels, ours: Labels) -> Labels | None:
+        if picture.truth is None:
+            return None
+        truth = picture.truth()
+        self._truths.check(truth, (theirs.shape[0], theirs.shape[1]), f"'{picture.name}'")
+        self._task.add(theirs, ours, truth)
+        self._labelled += 1
+        return truth
 
     def keep_worst(self, name: str, image: Image, theirs: Labels, ours: Labels, badness: float) -> None:
         """Keep labels as those of the worst image, where they are."""
@@ -116,6 +161,10 @@ class Judge:
     def labels(self) -> LabelParity:
         """The labels that users get."""
         return self._labels.result()
+
+    def fit(self) -> FitParity | None:
+        """What the fit costs; None where every picture came to the candidate as the pipeline leaves it."""
+        return self._fit.result()
 
     def task(self) -> TaskParity:
         """mIoU; skipped where no picture has labels."""

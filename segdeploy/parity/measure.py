@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,10 @@ from segdeploy.images.arrays import Image, Logits
 from segdeploy.images.resize import resize_image
 from segdeploy.parity.inputs import Inputs, Picture
 from segdeploy.parity.judge import Judge
-from segdeploy.parity.sessions import Call, Recorder, Replay, fitted_resize
+from segdeploy.parity.sessions import Call, Recorder, Reference, Replay
 from segdeploy.parity.shapes import default_shapes
-from segdeploy.runtime.predictor import network_logits, predict_labels, prepare
+from segdeploy.runtime.fitting import Fitted, filled, fit_picture, given_batches, prepared
+from segdeploy.runtime.predictor import network_logits, predict_batch
 from segdeploy.runtime.session import check_shape
 
 
@@ -51,14 +53,16 @@ def question(manifest: Manifest, inputs: Inputs, shapes: Sequence[tuple[int, int
     return Question(inputs, tuple(default_shapes(manifest)), every=False)
 
 
-def run_all(original: Recorder, candidate: Recorder | None, asked: Question, judge: Judge, label: str) -> None:
-    """Run both on everything and hand it to the judge. Without a candidate only the original runs."""
+def run_all(
+    original: Reference, candidate: Recorder | None, asked: Question, judge: Judge, *, manifest: Manifest, label: str
+) -> None:
+    """Run both on everything and hand it to the judge. Without a candidate, of that ``manifest``, only the original runs."""
     batches = sum(-(-len(asked.inputs.pictures) // count) if asked.every else 1 for count, _, _ in asked.shapes)
     # NaN and infinity are judged; nobody needs to be warned of them as well.
     with np.errstate(invalid="ignore"), progress_bar(label, len(asked.inputs.pictures) + batches) as advance:
-        for picture in asked.inputs.pictures:
-            _compare_own_size(original, candidate, picture, judge)
-            advance()
+        for group in _together(asked.inputs.pictures, manifest):
+            _compare_own_size(original, candidate, group, manifest, judge)
+            advance(len(group.pictures))
         for shape in asked.shapes:
             judge.begin_shape(shape)
             for names, batch in _batches(asked, shape):
@@ -68,16 +72,67 @@ def run_all(original: Recorder, candidate: Recorder | None, asked: Question, jud
                 advance()
 
 
-def _compare_own_size(original: Recorder, candidate: Recorder | None, picture: Picture, judge: Judge) -> None:
-    """Segment a picture by mmseg's protocol, its own size first and last."""
-    image = picture.read()
-    resize = fitted_resize((candidate or original).base.manifest, image.shape[0], image.shape[1])
-    original.begin(resize)
-    theirs = predict_labels(original, image)
-    if candidate is not None:
-        candidate.begin(resize)
-        ours = predict_labels(candidate, image)
-        judge.add_picture(picture, (theirs, original.calls), (ours, candidate.calls), full_logits_of(original, image))
+@dataclass(frozen=True)
+class _Group:
+    """Pictures that come to the artifact in one way, in one batch."""
+
+    fitted: Fitted
+    pictures: list[Picture]
+    images: list[Image]
+
+
+def _together(pictures: Sequence[Picture], manifest: Manifest) -> Iterator[_Group]:
+    """Neighbours that come to the artifact in one way, as many as its smallest batch.
+
+    A batch that is filled up holds other pictures where there are any: of one picture alone, repeated, an image that reaches
+    into another's answer would not be seen.
+    """
+    group: _Group | None = None
+    for picture in pictures:
+        image = picture.read()
+        fitted = fit_picture(image.shape[0], image.shape[1], manifest)
+        if group is None or fitted != group.fitted or len(group.pictures) == fitted.batch[0]:
+            if group is not None:
+                yield group
+            group = _Group(fitted, [], [])
+        group.pictures.append(picture)
+        group.images.append(image)
+    if group is not None:
+        yield group
+
+
+def _compare_own_size(original: Reference, candidate: Recorder | None, group: _Group, manifest: Manifest, judge: Judge) -> None:
+    """Labels at the pictures' own sizes against mmseg's own; logits of the images that the artifact is given on the way."""
+    fitted = group.fitted
+    told = [original.segment(picture.encoded()) for picture in group.pictures]
+    batch = prepared(group.images, fitted)
+    original.begin()
+    for _, given in given_batches(batch, fitted, manifest.preprocess):
+        original.run(filled(given, fitted.batch[0]))
+    if candidate is None:
+        return
+    candidate.begin()
+    ours = predict_batch(candidate, group.images)
+    error = judge.add_own([picture.name for picture in group.pictures], original.calls, candidate.calls)
+    if fitted.exact:
+        for index, picture in enumerate(group.pictures):
+            judge.add_labels(picture, told[index].labels, ours[index], told[index].logits, error)
+            judge.note_way(picture.name, batch[index], told[index].image)
+        return
+    through = predict_batch(Replay(candidate.artifact, original, original.calls), group.images)
+
+    @functools.cache
+    def logits() -> Logits:
+        return network_logits(Replay(candidate.artifact, original, original.calls), batch, fitted)
+
+    for index, picture in enumerate(group.pictures):
+        judge.add_fitted(
+            picture, told[index].labels, ours[index], through[index], logits=partial(_at, logits, index), error=error
+        )
+
+
+def _at(logits: Callable[[], Logits], index: int) -> Logits:
+    return logits()[index]
 
 
 def _batches(asked: Question, shape: tuple[int, int, int]) -> Iterator[tuple[list[str], NDArray[np.uint8]]]:
@@ -90,19 +145,8 @@ def _batches(asked: Question, shape: tuple[int, int, int]) -> Iterator[tuple[lis
         yield [picture.name for picture in chosen], np.stack([resize_image(one.read(), height, width) for one in chosen])
 
 
-def full_logits_of(original: Recorder, image: Image) -> Callable[[], Logits]:
-    """The reference's logits [K, H', W'] at the network's input size of what was recorded; asked where labels differ."""
-    replay = Replay(original)
-
-    @functools.cache
-    def logits() -> Logits:
-        return np.asarray(network_logits(replay, prepare(image, replay.artifact.manifest)[None])[0])
-
-    return logits
-
-
 def forward_passes(recorder: Recorder, batch: NDArray[np.uint8]) -> list[Call]:
     """Run one batch, uint8 [N, H, W, 3], and give what it took."""
-    recorder.begin(recorder.base.manifest.preprocess.resize)
+    recorder.begin()
     recorder.run(batch)
     return recorder.calls

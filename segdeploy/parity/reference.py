@@ -10,8 +10,9 @@ from segdeploy.base.errors import ArtifactError, CheckpointError
 from segdeploy.base.files import sha256_file
 from segdeploy.parity.inputs import Inputs, default_pictures
 from segdeploy.parity.measure import Question, question
+from segdeploy.parity.sessions import Original
 from segdeploy.parity.stored import StoredReference
-from segdeploy.runtime.open import eager_artifact
+from segdeploy.runtime.open import Device, eager_artifact, open_session
 
 
 def find_reference(artifact: Artifact, checkpoint: Path | None = None) -> Path:
@@ -58,6 +59,21 @@ def find_original(
         return stored.artifact, stored.question
     original = eager_artifact(find_reference(artifact, checkpoint), config)
     return original, question(artifact.manifest, inputs or default_pictures(artifact.manifest), shapes)
+
+
+def open_original(original: Artifact, device: Device = "auto", stored: StoredReference | None = None) -> Original:
+    """The reference itself, or what is stored of it.
+
+    Raises:
+        BackendError: PyTorch cannot run here.
+    """
+    if stored is not None:
+        return stored
+    from segdeploy.runtime.backends.eager import EagerSession
+
+    session = open_session(original, device)
+    assert isinstance(session, EagerSession)
+    return session
 
 
 def describe_reference(original: Artifact, stored: StoredReference | None) -> str:

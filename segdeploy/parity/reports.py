@@ -102,12 +102,13 @@ def figures(parity: Parity, check: Check) -> str:
 
 
 def told_divergence(parity: Parity) -> list[str]:
-    """Where a difference begins, in lines; none where there is none."""
+    """What the fit costs, and where a difference begins, in lines; none where there is neither."""
+    lines = [parity.fit.words] if parity.fit is not None else []
     found = parity.divergence
     if found is None:
-        return []
+        return lines
     where = f"{found.stage}, {found.module}" if found.module else found.stage
-    lines = [f"where{'' if found.sure else ' (not sure)'}: {where}: {found.detail}"]
+    lines.append(f"where{'' if found.sure else ' (not sure)'}: {where}: {found.detail}")
     for layer in found.layers:
         relative = "not finite" if layer.relative is None else f"{100 * layer.relative:.3g} % off"
         added = "" if layer.added is None else f", of which it adds {100 * layer.added:.3g}"

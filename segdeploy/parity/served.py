@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,14 +23,14 @@ from segdeploy.images.label_png import encode_png
 from segdeploy.parity.diagnose import wrong_resize
 from segdeploy.parity.inputs import Inputs
 from segdeploy.parity.judge import Judge
-from segdeploy.parity.measure import full_logits_of
 from segdeploy.parity.pictures import draw_worst
-from segdeploy.parity.reference import describe_reference, find_original
-from segdeploy.parity.sessions import Recorder, fitted_resize
+from segdeploy.parity.reference import describe_reference, find_original, open_original
+from segdeploy.parity.sessions import Reference, Replay
 from segdeploy.parity.stored import StoredReference
 from segdeploy.parity.tolerance import TOLERANCES
+from segdeploy.runtime.fitting import filled, fit_picture, given_batches, prepared
 from segdeploy.runtime.open import Device, open_session
-from segdeploy.runtime.predictor import predict_labels
+from segdeploy.runtime.predictor import network_logits, predict_labels
 
 Ask = Callable[[bytes], Labels]
 
@@ -87,21 +89,22 @@ def verify_server(
     judge = Judge(artifact.manifest, allowed)
     largest, served = 0.0, None
     started = time.perf_counter()
-    with (
-        stored or open_session(original, device) as session,
-        progress_bar(f"verify {url}", len(asked.inputs.pictures)) as advance,
-    ):
-        recorder = Recorder(session)
+    with ExitStack() as stack:
+        reference = Reference(stack.enter_context(open_original(original, device, stored)))
+        advance = stack.enter_context(progress_bar(f"verify {url}", len(asked.inputs.pictures)))
         for picture in asked.inputs.pictures:
-            image = picture.read()
-            recorder.begin(fitted_resize(artifact.manifest, image.shape[0], image.shape[1]))
-            theirs = predict_labels(recorder, image)
-            ours = _checked(ask(picture.encoded()), theirs, picture.name)
-            logits = full_logits_of(recorder, image)
-            share = judge.add_labels(picture, theirs, ours, logits)
+            image, told = picture.read(), reference.segment(picture.encoded())
+            ours = _checked(ask(picture.encoded()), told.labels, picture.name)
+            through = _through_fit(image, artifact, reference)
+            if through is None:
+                theirs = told.labels
+                share = judge.add_labels(picture, theirs, ours, told.logits)
+            else:
+                theirs, logits = through
+                share = judge.add_fitted(picture, told.labels, ours, theirs, logits=partial(np.asarray, logits))
             judge.keep_worst(picture.name, image, theirs, ours, share)
             if share > largest:
-                largest, served = share, _Served(image, theirs, ours, logits())
+                largest, served = share, _Served(image, theirs, ours, _fitted_logits(image, artifact, reference)[1])
             advance()
     parity = Parity(
         reference=describe_reference(original, stored),
@@ -115,9 +118,10 @@ def verify_server(
         labels=judge.labels(),
         task=judge.task(),
         determinism=_steadiness(ask, asked.inputs, allowed),
+        fit=judge.fit(),
         command=command,
         seconds=time.perf_counter() - started,
-        forward_seconds=recorder.seconds,
+        forward_seconds=reference.seconds,
     )
     parity = msgspec.structs.replace(parity, verdict=worst(check.verdict for check in parity.checks))
     steady = parity.determinism
@@ -129,6 +133,25 @@ def verify_server(
     if parity.verdict == "failed" and pictures is not None and judge.worst is not None:
         draw_worst(judge.worst, artifact.manifest, pictures)
     return parity
+
+
+def _through_fit(image: Image, artifact: Artifact, reference: Reference) -> tuple[Labels, Logits] | None:
+    """The reference's labels through the artifact's fit, and the logits [K, H', W'] behind them; None where none is needed."""
+    if fit_picture(image.shape[0], image.shape[1], artifact.manifest).exact:
+        return None
+    return _fitted_logits(image, artifact, reference)
+
+
+def _fitted_logits(image: Image, artifact: Artifact, reference: Reference) -> tuple[Labels, Logits]:
+    """The reference's labels and logits [K, H', W'] by way of what the artifact is given."""
+    manifest = artifact.manifest
+    fitted = fit_picture(image.shape[0], image.shape[1], manifest)
+    batch = prepared([image], fitted)
+    reference.begin()
+    for _, given in given_batches(batch, fitted, manifest.preprocess):
+        reference.run(filled(given, fitted.batch[0]))
+    labels = predict_labels(Replay(artifact, reference, reference.calls), image)
+    return labels, network_logits(Replay(artifact, reference, reference.calls), batch, fitted)[0]
 
 
 def _checked(ours: Labels, theirs: Labels, name: str) -> Labels:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Protocol
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from segdeploy.artifact.axes import bounds, nearest
+from segdeploy.artifact.axes import bounds
 from segdeploy.artifact.folder import Artifact
-from segdeploy.artifact.manifest import Manifest, Resize
-from segdeploy.images.resize import network_size, to_exactly
 from segdeploy.runtime import Prediction, Session, Staged
+from segdeploy.runtime.fitting import filled
+from segdeploy.runtime.session import Segmented
+
+
+class Original(Session, Protocol):
+    """The reference: a session that also says what mmseg itself makes of a picture."""
+
+    def segment(self, data: bytes) -> Segmented:
+        """Segment an encoded picture by mmseg's own pipeline and predict."""
+
+    def __enter__(self) -> Original:
+        """See ``Session``."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +47,14 @@ class Recorder:
     A batch axis of a fixed size is filled up: the caller may run fewer images than the artifact takes.
 
     Attributes:
-        base: the session's own artifact.
-        artifact: the same, resizing pictures as ``begin()`` was told to.
+        artifact: the session's own.
         calls: the forward passes since ``begin()``.
         seconds: spent in forward passes, in all.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.base = self.artifact = session.artifact
+        self.artifact = session.artifact
         self.calls: list[Call] = []
         self.seconds = 0.0
 
@@ -53,17 +63,15 @@ class Recorder:
         """See ``Session``."""
         return self._session.device
 
-    def begin(self, resize: Resize) -> None:
-        """Forget the calls so far; resize pictures like this from now on."""
+    def begin(self) -> None:
+        """Forget the calls so far."""
         self.calls = []
-        preprocess = msgspec.structs.replace(self.base.manifest.preprocess, resize=resize)
-        self.artifact = Artifact(self.base.folder, msgspec.structs.replace(self.base.manifest, preprocess=preprocess))
 
     def run(self, images: NDArray[np.uint8], *, logits: bool = False) -> Prediction:
         """See ``Session.run``; logits are always brought."""
         del logits
         count = len(images)
-        given = filled(images, self.base.manifest)
+        given = filled(images, bounds(self.artifact.manifest.input.shape[0])[0])
         started = time.perf_counter()
         found = self._session.run(given, logits=True)
         self.seconds += time.perf_counter() - started
@@ -88,30 +96,30 @@ class Recorder:
         """Nothing of its own to free."""
 
 
-class Replay(Recorder):
-    """A session that gives the recorded answers again, in their order."""
+class Reference(Recorder):
+    """The original, recorded."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, session: Original) -> None:
+        super().__init__(session)
+        self._original = session
+
+    def segment(self, data: bytes) -> Segmented:
+        """See ``Original.segment``."""
+        started = time.perf_counter()
+        found = self._original.segment(data)
+        self.seconds += time.perf_counter() - started
+        return found
+
+
+class Replay(Recorder):
+    """One artifact's pictures answered with another's recorded forward passes, in their order."""
+
+    def __init__(self, artifact: Artifact, recorder: Recorder, calls: Sequence[Call]) -> None:
         super().__init__(recorder)
-        self._left = list(recorder.calls)
+        self.artifact = artifact
+        self._left = list(calls)
 
     def run(self, images: NDArray[np.uint8], *, logits: bool = False) -> Prediction:
         """See ``Session.run``."""
         del images, logits
         return self._left.pop(0).prediction
-
-
-def fitted_resize(manifest: Manifest, height: int, width: int) -> Resize:
-    """How a picture is brought to a size that an artifact takes: as its manifest says, or else to the nearest such size."""
-    resize = manifest.preprocess.resize
-    if manifest.inference.mode == "slide":  # its crops have the size that it takes
-        return resize
-    size = network_size(height, width, resize)
-    taken = (nearest(manifest.input.shape[1], size[0]), nearest(manifest.input.shape[2], size[1]))
-    return resize if taken == size else to_exactly(*taken, resize)
-
-
-def filled(images: NDArray[np.uint8], manifest: Manifest) -> NDArray[np.uint8]:
-    """The batch, filled up with its own images where the artifact takes no fewer than more."""
-    count, least = len(images), bounds(manifest.input.shape[0])[0]
-    return images if count >= least else images[np.arange(least) % count]

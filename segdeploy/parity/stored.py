@@ -23,12 +23,16 @@ from segdeploy.artifact.manifest import FileEntry, Manifest, upgrade
 from segdeploy.base.errors import ArtifactError, InputError
 from segdeploy.base.files import sha256_file, write_file
 from segdeploy.base.records import Struct
+from segdeploy.images.arrays import Logits
 from segdeploy.images.dataset import read_label
 from segdeploy.images.decode import read_image
 from segdeploy.images.label_png import encode_png
+from segdeploy.parity.comparison import margins
 from segdeploy.parity.inputs import Inputs, Picture
 from segdeploy.parity.measure import Question
-from segdeploy.runtime import Prediction, Session, Staged
+from segdeploy.parity.sessions import Original
+from segdeploy.runtime import Prediction, Staged
+from segdeploy.runtime.session import Segmented
 
 INDEX_NAME = "reference.json"
 _SCHEMA = 1
@@ -41,7 +45,11 @@ class _StoredPicture(Struct, frozen=True):
 
 
 class _Index(Struct, frozen=True):
-    """``reference.json``: ``outputs`` by the hash of their input; ``every`` picture, or one batch, was run at each shape."""
+    """``reference.json``.
+
+    ``outputs`` of forward passes, and what mmseg ``segmented``, by the hash of their input; ``every`` picture, or one batch,
+    was run at each shape.
+    """
 
     schema: int
     model: Manifest
@@ -51,15 +59,17 @@ class _Index(Struct, frozen=True):
     shapes: tuple[tuple[int, int, int], ...]
     every: bool
     outputs: dict[str, FileEntry]
+    segmented: dict[str, FileEntry]
 
 
 class SavingSession:
     """A session that writes what it answers into a folder."""
 
-    def __init__(self, session: Session, folder: Path) -> None:
+    def __init__(self, session: Original, folder: Path) -> None:
         self._session, self._folder = session, folder
         self.artifact = session.artifact
         self._outputs: dict[str, FileEntry] = {}
+        self._segmented: dict[str, FileEntry] = {}  # by the hash of the picture's file
 
     @property
     def device(self) -> str:
@@ -77,11 +87,25 @@ class SavingSession:
         self._outputs[key] = self._write(f"outputs/{key[:32]}.npz", stream.getvalue())
         return prediction
 
+    def segment(self, data: bytes) -> Segmented:
+        """See ``Original.segment``. Of the logits, what decides is stored: the largest, and by how much each label won."""
+        found = self._session.segment(data)
+        logits = found.logits()
+        stream = io.BytesIO()
+        largest = float(np.abs(np.where(np.isfinite(logits), logits, 0)).max())
+        margin = margins(logits, self.artifact.manifest.postprocess.cutoff).astype(np.float32)
+        np.savez_compressed(stream, labels=found.labels, margin=margin, largest=largest)
+        key = hashlib.sha256(data).hexdigest()
+        self._segmented[key] = self._write(f"segmented/{key[:32]}.npz", stream.getvalue())
+        return found
+
     def finish(self, asked: Question) -> None:
         """Write the pictures and the index."""
-        stored = []
+        stored, segmented = [], {}
         for index, picture in enumerate(asked.inputs.pictures):
             image = self._write(f"pictures/{index:06}.png", encode_png(picture.read()))
+            # There the picture is the file that is written here.
+            segmented[image.sha256] = self._segmented[hashlib.sha256(picture.encoded()).hexdigest()]
             label = None
             if picture.truth is not None:
                 label = self._write(f"labels/{index:06}.png", _label_file(picture.truth()))
@@ -95,6 +119,7 @@ class SavingSession:
             shapes=asked.shapes,
             every=asked.every,
             outputs=self._outputs,
+            segmented=segmented,
         )
         write_file(self._folder / INDEX_NAME, msgspec.json.format(msgspec.json.encode(content), indent=1))
 
@@ -184,6 +209,23 @@ class StoredReference:
         with np.load(self._checked(entry), allow_pickle=False) as content:
             return Prediction(content["mask"], content["logits"])
 
+    def segment(self, data: bytes) -> Segmented:
+        """See ``Original.segment``.
+
+        Raises:
+            InputError: this picture was not stored.
+        """
+        entry = self._index.segmented.get(hashlib.sha256(data).hexdigest())
+        if entry is None:
+            raise InputError(
+                expected=f"a picture that the reference at '{self._folder}' was stored for",
+                got="another one",
+                fix="store it for this artifact with --save-reference",
+            )
+        with np.load(self._checked(entry), allow_pickle=False) as content:
+            labels, margin, largest = content["labels"], content["margin"], float(content["largest"])
+        return Segmented(labels, partial(_logits_like, labels, margin, largest, self.artifact.manifest))
+
     def stage(self, images: NDArray[np.uint8]) -> Staged:
         """See ``Session.stage``."""
         count, height, width, _ = images.shape
@@ -232,6 +274,16 @@ def stored_reference(folder: Path, place: Path) -> StoredReference:
     own = folder / place
     nested = not (folder / INDEX_NAME).is_file() and (own / INDEX_NAME).is_file()
     return StoredReference(own if nested else folder)
+
+
+def _logits_like(labels: NDArray[Any], margin: NDArray[np.float32], largest: float, manifest: Manifest) -> Logits:
+    """Logits [K, H, W] that win by the stored margins over every other class: by the second best one's, over any."""
+    cutoff = manifest.postprocess.cutoff
+    if cutoff is not None:
+        return np.asarray(cutoff + np.where(labels > 0, margin, -margin), np.float32)[None]
+    logits = np.broadcast_to(largest - margin, (len(manifest.classes), *labels.shape)).astype(np.float32)
+    np.put_along_axis(logits, labels[None].astype(np.int64), np.float32(largest), axis=0)
+    return logits
 
 
 def _key(images: NDArray[np.uint8]) -> str:

@@ -12,7 +12,7 @@ import msgspec
 
 from segdeploy.artifact.folder import Artifact, record_parity
 from segdeploy.artifact.manifest import Manifest
-from segdeploy.artifact.verdict import Parity, Tolerance, worst
+from segdeploy.artifact.verdict import Parity, TaskParity, Tolerance, worst
 from segdeploy.base.errors import BackendError, SegdeployError
 from segdeploy.base.folders import new_folder
 from segdeploy.base.machine import cpu_model, local_gpu
@@ -22,8 +22,8 @@ from segdeploy.parity.inputs import Inputs
 from segdeploy.parity.judge import Judge
 from segdeploy.parity.measure import Question, run_all
 from segdeploy.parity.pictures import draw_worst
-from segdeploy.parity.reference import describe_reference, find_original
-from segdeploy.parity.sessions import Recorder
+from segdeploy.parity.reference import describe_reference, find_original, open_original
+from segdeploy.parity.sessions import Recorder, Reference
 from segdeploy.parity.shapes import left_out
 from segdeploy.parity.stored import SavingSession, StoredReference
 from segdeploy.parity.tolerance import TOLERANCES
@@ -88,11 +88,11 @@ def verify(
         except BackendError as error:
             parity = msgspec.structs.replace(parity, reason=str(error))
         else:
-            session = stack.enter_context(stored or open_session(original, device))
+            session = stack.enter_context(open_original(original, device, stored))
             judge = Judge(artifact.manifest, parity.tolerance)
-            parity = _judged(parity, Recorder(session), candidate, asked, judge)
+            parity = _judged(parity, Reference(session), candidate, asked, judge)
             if parity.verdict == "failed":
-                found = diagnose(parity, judge.worst, candidate, session)
+                found = diagnose(parity, judge.worst, candidate, session, judge.way)
                 parity = msgspec.structs.replace(parity, divergence=found)
                 if pictures is not None and judge.worst is not None:
                     draw_worst(judge.worst, artifact.manifest, pictures)
@@ -163,28 +163,42 @@ def store_reference(
     """
     original, asked = find_original(artifact, checkpoint=checkpoint, config=config, inputs=inputs, shapes=shapes)
     judge = Judge(artifact.manifest, TOLERANCES[artifact.manifest.precision])
-    with new_folder(folder, "the reference of a parity verdict") as temporary, open_session(original, device) as session:
+    with (
+        new_folder(folder, "the reference of a parity verdict") as temporary,
+        open_original(original, device) as session,
+    ):
         saving = SavingSession(session, temporary)
-        run_all(Recorder(saving), None, asked, judge, f"store the reference of {artifact.name}")
+        run_all(
+            Reference(saving), None, asked, judge, manifest=artifact.manifest, label=f"store the reference of {artifact.name}"
+        )
         saving.finish(asked)
     return StoredReference(folder)
 
 
-def _judged(parity: Parity, original: Recorder, candidate: Recorder, asked: Question, judge: Judge) -> Parity:
+def _judged(parity: Parity, original: Reference, candidate: Recorder, asked: Question, judge: Judge) -> Parity:
     started = time.perf_counter()
-    run_all(original, candidate, asked, judge, f"verify {candidate.base.name}")
+    run_all(original, candidate, asked, judge, manifest=candidate.artifact.manifest, label=f"verify {candidate.artifact.name}")
     found = msgspec.structs.replace(
         parity,
         device=candidate.device,
-        provider=_provider(candidate.base.manifest, candidate.device),
+        provider=_provider(candidate.artifact.manifest, candidate.device),
         processor=_processor(candidate.device),
         shapes=judge.shapes(),
-        left_out=() if asked.every else left_out(candidate.base.manifest),
+        left_out=() if asked.every else left_out(candidate.artifact.manifest),
         verdict="undecided",  # until all checks are known
         labels=judge.labels(),
-        task=judge.task(),
+        task=_of_noise(judge.task(), candidate.artifact.manifest) if asked.inputs.noise else judge.task(),
+        fit=judge.fit(),
         determinism=determinism(candidate, asked.inputs, parity.tolerance),
         seconds=time.perf_counter() - started,
         forward_seconds=original.seconds + candidate.seconds,
     )
     return msgspec.structs.replace(found, verdict=worst(check.verdict for check in found.checks))
+
+
+def _of_noise(task: TaskParity, manifest: Manifest) -> TaskParity:
+    """Noise shows a graph that computes something else; what a lower precision costs on real pictures it cannot show."""
+    if manifest.precision == "fp32":
+        return task
+    reason = f"seeded noise can fail {manifest.precision} but not pass it: verify on real pictures with --data or --images"
+    return msgspec.structs.replace(task, verdict="undecided", reason=reason)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from segdeploy.artifact.manifest import Resize
 from segdeploy.base.errors import InputError
 from segdeploy.images.arrays import Image, Labels, Logits
-from segdeploy.images.resize import network_size, resize_image, resized_stripes
-from segdeploy.runtime.predictor import network_logits, predict_labels, prepare
+from segdeploy.images.resize import network_size, resized_stripes
+from segdeploy.runtime.fitting import Batch, Fitted, as_it_is, fit_picture, prepared
+from segdeploy.runtime.predictor import network_logits, predict_labels
 from segdeploy.runtime.session import Session
 
 
@@ -84,22 +85,21 @@ def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
 
 def _variants(session: Session, image: Image, augmentation: Augmentation) -> Iterator[Logits]:
     """The logits of each variant at its network size, mirrored back, [1, K, H', W']."""
+    manifest = session.artifact.manifest
+    height, width = image.shape[:2]
     for scale in augmentation.scales or (None,):
-        scaled = _scaled(session, image, scale)
-        yield _logits(session, scaled, scale)
+        # A scale is a wish for that very size: an artifact that does not take it says so.
+        plain = fit_picture(height, width, manifest) if scale is None else None
+        fitted = plain or as_it_is(*scaled_size(height, width, scale or 1.0), manifest)
+        scaled = prepared([image], fitted)
+        yield _logits(session, scaled, fitted, scale)
         if augmentation.flip:
-            yield _logits(session, np.ascontiguousarray(scaled[:, ::-1]), scale)[..., ::-1]
+            yield _logits(session, np.ascontiguousarray(scaled[:, :, ::-1]), fitted, scale)[..., ::-1]
 
 
-def _scaled(session: Session, image: Image, scale: float | None) -> Image:
-    if scale is None:
-        return prepare(image, session.artifact.manifest)
-    return resize_image(image, *scaled_size(image.shape[0], image.shape[1], scale))
-
-
-def _logits(session: Session, image: Image, scale: float | None) -> Logits:
+def _logits(session: Session, batch: Batch, fitted: Fitted, scale: float | None) -> Logits:
     try:
-        return network_logits(session, image[None])
+        return network_logits(session, batch, fitted)
     except InputError as error:
         if scale is None:
             raise

@@ -7,18 +7,18 @@ changes the result. Where the model pads, the padding's logits are cut off befor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Axis, Bounds, Inference, Manifest
 from segdeploy.base.errors import InputError
 from segdeploy.images.arrays import Image, Labels, Logits
-from segdeploy.images.resize import resize_logits, resize_picture, resized_labels
+from segdeploy.images.resize import resized_labels
+from segdeploy.runtime.fitting import Batch, Fitted, filled, fit_picture, given_batches, prepared, usual_stride, window_logits
 from segdeploy.runtime.session import Session
 
 
@@ -39,11 +39,11 @@ def predict_labels(session: Session, image: Image) -> Labels:
 
 
 def predict_batch(session: Session, images: Sequence[Image]) -> list[Labels]:
-    """Segment pictures that have one network input size in common, in one batch.
+    """Segment pictures of one size, or of sizes that come to the artifact in one way (``fit_picture``).
 
     Args:
         session: any backend.
-        images: uint8 [H, W, 3] RGB each; their own sizes may differ.
+        images: uint8 [H, W, 3] RGB each, as many as one likes.
 
     Returns:
         Labels at each picture's own size, in order.
@@ -52,11 +52,22 @@ def predict_batch(session: Session, images: Sequence[Image]) -> list[Labels]:
         InputError: they do not fit the artifact.
     """
     manifest = session.artifact.manifest
-    batch = np.stack([prepare(image, manifest) for image in images])
-    size = (batch.shape[1], batch.shape[2])
-    if manifest.inference.mode == "whole" and all(image.shape[:2] == size for image in images):
-        return list(session.run(batch).mask)  # the graph's own argmax is already at the picture's size
-    logits = network_logits(session, batch)
+    fitted = fit_picture(images[0].shape[0], images[0].shape[1], manifest)
+    labels: list[Labels] = []
+    for start in range(0, len(images), fitted.batch[1]):
+        labels += _predict_together(session, images[start : start + fitted.batch[1]], fitted)
+    return labels
+
+
+def _predict_together(session: Session, images: Sequence[Image], fitted: Fitted) -> list[Labels]:
+    manifest = session.artifact.manifest
+    batch = prepared(images, fitted)
+    height, width = fitted.size
+    if len(fitted.windows) == 1 and not fitted.stretched and all(image.shape[:2] == fitted.size for image in images):
+        ((_, given),) = given_batches(batch, fitted, manifest.preprocess)
+        # The graph's own argmax is already at the picture's size.
+        return list(session.run(filled(given, fitted.batch[0])).mask[: len(images), :height, :width])
+    logits = network_logits(session, batch, fitted)
     align, cutoff = manifest.postprocess.align_corners, manifest.postprocess.cutoff
     return [
         resized_labels(one[None], *image.shape[:2], align_corners=align, cutoff=cutoff)[0].astype(_mask_dtype(manifest))
@@ -64,42 +75,29 @@ def predict_batch(session: Session, images: Sequence[Image]) -> list[Labels]:
     ]
 
 
-def prepare(image: Image, manifest: Manifest) -> Image:
-    """Bring a picture to the network's input size as the manifest says."""
-    return resize_picture(image, manifest.preprocess.resize)
+def network_logits(session: Session, batch: Batch, fitted: Fitted) -> Logits:
+    """Logits of pictures at the network's size, [N, K, H, W]: of the whole at once, or the mean of overlapping windows.
 
-
-def network_logits(session: Session, batch: NDArray[np.uint8]) -> Logits:
-    """Logits at the network's input size, [N, K, H, W]: the whole image at once, or the mean of overlapping crops."""
-    manifest = session.artifact.manifest
-    align = manifest.postprocess.align_corners
-    count, height, width, _ = batch.shape
-    padded = manifest.preprocess.network_input(height, width)
-    if manifest.inference.mode == "whole":
-        return resize_logits(_raw_logits(session, batch), *padded, align_corners=align)[:, :, :height, :width]
-    outputs = len(manifest.classes) if manifest.postprocess.reduce == "argmax" else 1
-    total = np.zeros((count, outputs, *padded), np.float32)
-    times = np.zeros(padded, np.float32)
-    for y0, y1, x0, x1 in slide_windows(*padded, manifest.inference):
-        # Where a window reaches beyond the image the graph pads the rest of it, to the window's size.
-        crop = _raw_logits(session, batch[:, y0 : min(y1, height), x0 : min(x1, width)])
-        total[:, :, y0:y1, x0:x1] += resize_logits(crop, y1 - y0, x1 - x0, align_corners=align)
-        times[y0:y1, x0:x1] += 1
-    return (total / times)[:, :, :height, :width]
-
-
-def slide_windows(height: int, width: int, inference: Inference) -> Iterator[tuple[int, int, int, int]]:
-    """The crops (y0, y1, x0, x1) of mmseg's slide inference; the last of a row or column is moved back inside.
-
-    Source: ``EncoderDecoder.slide_inference``.
+    Args:
+        session: any backend.
+        batch: uint8 [N, H, W, 3] of ``fitted.size``.
+        fitted: how the pictures come to the artifact.
     """
-    assert inference.crop is not None
-    assert inference.stride is not None
-    (crop_h, crop_w), (stride_h, stride_w) = inference.crop, inference.stride
-    for row in range(max(height - crop_h + stride_h - 1, 0) // stride_h + 1):
-        for column in range(max(width - crop_w + stride_w - 1, 0) // stride_w + 1):
-            y1, x1 = min(row * stride_h + crop_h, height), min(column * stride_w + crop_w, width)
-            yield max(y1 - crop_h, 0), y1, max(x1 - crop_w, 0), x1
+    manifest = session.artifact.manifest
+    total: Logits | None = None
+    times = np.zeros(fitted.size, np.float32)
+    for windows, given in given_batches(batch, fitted, manifest.preprocess):
+        raw = session.run(filled(given, fitted.batch[0]), logits=True).logits
+        assert raw is not None
+        for index, window in enumerate(windows):
+            found = window_logits(raw[index * len(batch) : (index + 1) * len(batch)], window, fitted, manifest)
+            if len(fitted.windows) == 1:
+                return found
+            total = np.zeros((*found.shape[:2], *fitted.size), np.float32) if total is None else total
+            total[:, :, window.top : window.bottom, window.left : window.right] += found
+            times[window.top : window.bottom, window.left : window.right] += 1
+    assert total is not None
+    return np.asarray(total / times, np.float32)
 
 
 def with_inference(
@@ -129,7 +127,7 @@ def with_inference(
     else:
         size = crop or own.crop or (_best(manifest.input.shape[1]), _best(manifest.input.shape[2]))
         kept = own.stride if crop in (None, own.crop) else None
-        step = stride or kept or (max(1, round(size[0] * 2 / 3)), max(1, round(size[1] * 2 / 3)))
+        step = stride or kept or usual_stride(size)
         if any(one > limit for one, limit in zip(step, size, strict=True)):
             raise InputError(
                 expected=f"a stride of at most {size[0]}x{size[1]}, the crop",
@@ -142,12 +140,6 @@ def with_inference(
 
 def _best(axis: Axis) -> int:
     return axis.opt if isinstance(axis, Bounds) else axis
-
-
-def _raw_logits(session: Session, batch: NDArray[np.uint8]) -> Logits:
-    logits = session.run(batch, logits=True).logits
-    assert logits is not None
-    return logits
 
 
 def _mask_dtype(manifest: Manifest) -> type[np.generic]:

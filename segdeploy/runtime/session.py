@@ -5,7 +5,7 @@ Axes: N images, H and W of the network's input, K classes, h and w of the logits
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Bounds, Manifest
 from segdeploy.base.errors import InputError
-from segdeploy.images.arrays import Logits
+from segdeploy.images.arrays import Image, Labels, Logits
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,21 @@ class Prediction:
 
     mask: NDArray[Any]
     logits: Logits | None = None
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What the original model says of one picture, by mmseg's own pipeline and predict.
+
+    Attributes:
+        labels: [H, W] at the picture's own size.
+        logits: gives float32 [K, H, W] likewise; of a model run elsewhere, any with these labels and margins.
+        image: uint8 [h, w, 3] RGB that the pipeline made of it; None where that is not known.
+    """
+
+    labels: Labels
+    logits: Callable[[], Logits]
+    image: Image | None = None
 
 
 @dataclass(frozen=True)

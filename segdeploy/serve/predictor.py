@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segdeploy.artifact.folder import open_artifact
-from segdeploy.artifact.manifest import Bounds
 from segdeploy.base.errors import InputError
 from segdeploy.images.arrays import Image
 from segdeploy.images.decode import decode_image
 from segdeploy.images.label_png import label_png
-from segdeploy.images.resize import network_size
+from segdeploy.runtime.fitting import Fitted, fit_picture
 from segdeploy.runtime.open import open_session
 from segdeploy.runtime.predictor import predict_batch
 from segdeploy.runtime.session import Session
@@ -46,9 +45,6 @@ class Predictor:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._manifest = session.artifact.manifest
-        batch = self._manifest.input.shape[0]
-        self._largest_batch = batch.max if isinstance(batch, Bounds) else batch
-        self._smallest_batch = batch.min if isinstance(batch, Bounds) else batch
 
     def answer(self, bodies: Sequence[bytes]) -> list[Answer]:
         """Answer every request.
@@ -57,28 +53,28 @@ class Predictor:
             bodies: an encoded image each (JPEG, PNG and what else OpenCV reads).
 
         Returns:
-            As many answers, in order. Images of one network input size run as one batch.
+            As many answers, in order. Images that come to the artifact in one way run as one batch.
         """
         answers: dict[int, Answer] = {}
-        groups: dict[tuple[int, int], list[tuple[int, Image]]] = defaultdict(list)
+        groups: dict[Fitted, list[tuple[int, Image]]] = defaultdict(list)
         for index, body in enumerate(bodies):
             decoded = self._decode(body)
             if isinstance(decoded, Answer):
                 answers[index] = decoded
             else:
-                size, image = decoded
-                groups[size].append((index, image))
-        for group in groups.values():
-            for start in range(0, len(group), self._largest_batch):
-                answers.update(self._run(group[start : start + self._largest_batch]))
+                fitted, image = decoded
+                groups[fitted].append((index, image))
+        for fitted, group in groups.items():
+            for start in range(0, len(group), fitted.batch[1]):  # what fails in one batch fails there alone
+                answers.update(self._run(group[start : start + fitted.batch[1]]))
         return [answers[index] for index in range(len(bodies))]
 
-    def _decode(self, body: bytes) -> tuple[tuple[int, int], Image] | Answer:
-        """The network's input size for an image, and the image; or why not."""
+    def _decode(self, body: bytes) -> tuple[Fitted, Image] | Answer:
+        """How an image comes to the artifact, and the image; or why not."""
         try:
             image = decode_image(body, "the request's body")
             height, width = image.shape[:2]
-            return network_size(height, width, self._manifest.preprocess.resize), image
+            return fit_picture(height, width, self._manifest), image
         except InputError as error:
             return _refusal(error)
         except Exception:  # noqa: BLE001  a decoder can raise anything, and must not cost the other requests their answers
@@ -86,10 +82,8 @@ class Predictor:
 
     def _run(self, items: list[tuple[int, Image]]) -> dict[int, Answer]:
         images = [image for _, image in items]
-        # A static batch axis takes no fewer: the last image fills it up, and its further answers are dropped.
-        images += images[-1:] * (self._smallest_batch - len(images))
         try:
-            masks = predict_batch(self._session, images)[: len(items)]
+            masks = predict_batch(self._session, images)
             answers = [Answer(200, label_png(mask, self._manifest.palette), "image/png") for mask in masks]
         except InputError as error:  # a size that the artifact does not take: all of the group have it
             answers = [_refusal(error)] * len(items)

@@ -40,8 +40,8 @@ def test_lower_precisions(main, checkpoint_path, exported_before):
             "export", checkpoint_path, "--to", "onnx", "--precision", precision, "--calib-images", 2, "--max-miou-drop", 5,
             "--max-shape", "256x256",
         )  # fmt: skip
-        assert ended.status == 0, ended.err + ended.out
-        # Labels flip at borders, and six pictures are too few to say what that does to mIoU.
+        # Labels flip at borders, and six pictures are too few to say what that does to mIoU: no verdict is no success.
+        assert ended.status == 4, ended.err + ended.out
         assert re.search(rf"exports/tiny/onnx-{precision}: undecided on all 6 labelled images of \w+, val, cpu", ended.out)
         assert "6 labelled images are too few for an interval" in ended.out
         assert f"layers in {precision}" in ended.out

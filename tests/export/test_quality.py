@@ -1,8 +1,7 @@
-import msgspec
 import numpy as np
 import pytest
 
-from segdeploy.export.quality import Judge, open_measured
+from segdeploy.export.quality import Judge
 from segdeploy.images.dataset import find_samples
 
 
@@ -25,32 +24,15 @@ def test_agreement_is_a_share_of_pixels(onnx_artifact, images_folder, monkeypatc
     assert judge.score(onnx_artifact.model_path, "x") == 90.0
 
 
-def test_a_static_artifact_is_measured_too(static_onnx):
-    """Pictures of any size are brought to its height and width, and one is repeated to fill its batch."""
-    from segdeploy.artifact.manifest import Bounds
+def test_a_static_artifact_is_measured_too(export_tiny, labelled_root, tmp_path):
+    """Pictures of any size, one at a time, on a fixed size and a fixed batch of three: the score is that of ``eval``."""
+    from segdeploy.runtime import open_session
+    from segdeploy.runtime.evaluation import evaluate
 
-    image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
-    with open_measured(static_onnx.model_path, static_onnx.manifest) as session:
-        assert session.artifact.manifest.preprocess.resize.scale == (96, 64)
-        expected = session.run(image, logits=True)
-    batch = msgspec.structs.replace(static_onnx.manifest.input, shape=(1, Bounds(min=64, opt=64, max=64), 96, 3))
-    with open_measured(static_onnx.model_path, msgspec.structs.replace(static_onnx.manifest, input=batch)) as session:
-        assert session.artifact.manifest.preprocess.resize == static_onnx.manifest.preprocess.resize
-        np.testing.assert_array_equal(session.run(image).mask, expected.mask)
-
-
-def test_a_batch_is_filled(onnx_artifact, eager):
-    """Where the smallest batch is three, a picture goes in three times and comes out once."""
-    from segdeploy.artifact.manifest import Bounds
-
-    axes = (Bounds(min=3, opt=3, max=4), *onnx_artifact.manifest.input.shape[1:])
-    manifest = msgspec.structs.replace(
-        onnx_artifact.manifest, input=msgspec.structs.replace(onnx_artifact.manifest.input, shape=axes)
-    )
-    image = np.random.default_rng(1).integers(0, 256, (1, 40, 48, 3), dtype=np.uint8)
-    with open_measured(onnx_artifact.model_path, manifest) as session:
-        prediction = session.run(image, logits=True)
-        session.execute(session.stage(image))
-    expected = eager.run(image, logits=True)
-    np.testing.assert_allclose(prediction.logits, expected.logits, atol=1e-4)
-    assert prediction.mask.shape == expected.mask.shape
+    samples = find_samples(labelled_root, "val")
+    artifact = export_tiny("onnx", tmp_path / "static", static="64x96", largest=None, batch="3")
+    judge = Judge(artifact.manifest, artifact.model_path, samples, ())
+    judge.prepare()
+    with open_session(artifact, "cpu") as session:
+        assert judge.fp32 == evaluate(session, samples).miou
+    assert judge.fp32 > 20

@@ -8,7 +8,8 @@ import pytest
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Inference, Resize
 from segdeploy.images.decode import read_image
-from segdeploy.runtime.predictor import network_logits, predict_batch, predict_labels, slide_windows
+from segdeploy.runtime.fitting import as_it_is, fit_picture, prepared, slide_windows
+from segdeploy.runtime.predictor import network_logits, predict_batch, predict_labels
 
 
 class Changed:
@@ -72,9 +73,7 @@ def test_the_argmax_comes_last(eager, images_folder):
     """Resizing labels instead of logits would give another result on these very pictures, so the order is tested."""
     image = read_image(images_folder / "3.png")
     labels = predict_labels(eager, image)
-    from segdeploy.runtime.predictor import prepare
-
-    small = eager.run(prepare(image, eager.artifact.manifest)[None]).mask[0]
+    small = eager.run(prepared([image], fit_picture(*image.shape[:2], eager.artifact.manifest))).mask[0]
     nearest = cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     assert (labels != nearest).sum() > 20
 
@@ -108,7 +107,7 @@ def test_slide_is_mmsegs(eager, mmseg_model, size, crop, stride):
     random = np.random.default_rng(2)
     image = cv2.resize(random.integers(0, 256, (9, 9, 3), dtype=np.uint8), size[::-1])
     sliding = Changed(eager, inference=Inference(mode="slide", crop=crop, stride=stride))
-    ours = network_logits(sliding, image[None])
+    ours = network_logits(sliding, image[None], as_it_is(*size, sliding.artifact.manifest))
     model = copy.copy(mmseg_model)
     model.test_cfg = ConfigDict(mode="slide", crop_size=crop, stride=stride)
     with torch.no_grad():

@@ -5,6 +5,9 @@ It shares no code with the deploy graph on purpose: what the exporters are held 
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,9 +21,13 @@ from segdeploy.base.errors import ArtifactError
 from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import Checkpoint, load_checkpoint
 from segdeploy.models.describe import default_name, describe
+from segdeploy.models.pipeline import datasets_of
 from segdeploy.runtime.backend import Backend
 from segdeploy.runtime.backends.torch_device import device_name, import_torch, pick_device, synchronize
-from segdeploy.runtime.session import Prediction, Staged, checked_images
+from segdeploy.runtime.session import Prediction, Segmented, Staged, checked_images
+
+# What the loaders of a config without a pipeline would do.
+_BARE_PIPELINE = ({"type": "LoadImageFromFile"}, {"type": "PackSegInputs"})
 
 
 def describe_checkpoint(path: Path, config: str | None = None) -> Artifact:
@@ -52,7 +59,9 @@ class EagerSession:
         self.artifact = artifact
         self._torch = import_torch("eager")
         self._device = pick_device(self._torch, device, threads)
-        self._model: Any = build_model(_as_described(artifact)).to(self._device)
+        checkpoint = _as_described(artifact)
+        self._model: Any = build_model(checkpoint).to(self._device)
+        self._pipeline = _pipeline(checkpoint.config)
         from mmseg.structures import SegDataSample
 
         self._sample = SegDataSample
@@ -60,6 +69,10 @@ class EagerSession:
         self._head: Any = head[-1] if isinstance(head, self._torch.nn.ModuleList) else head  # of a cascade, the last
         self._resize_logits, self._head.predict_by_feat = self._head.predict_by_feat, self._keep_logits
         self._logits: Any = None
+        self._decode, self._model.encode_decode = self._model.encode_decode, self._keep_full
+        self._full: Any = None
+        self._passes = 0
+        self._seen: tuple[NDArray[np.uint8], Prediction] | None = None
 
     @property
     def model(self) -> Any:
@@ -73,8 +86,37 @@ class EagerSession:
 
     def run(self, images: NDArray[np.uint8], *, logits: bool = False) -> Prediction:
         """See ``Session.run``."""
+        seen, self._seen = self._seen, None
+        if seen is not None and np.array_equal(images, seen[0]):
+            return seen[1]  # the very pass behind the picture that was segmented just before
         mask, raw = self._forward(self.stage(images).data)
         return Prediction(mask.cpu().numpy(), raw.cpu().numpy() if logits else None)
+
+    def segment(self, data: bytes) -> Segmented:
+        """Segment a picture as mmseg itself does: its transforms, its inference, its way back to the picture's own size.
+
+        Nothing of segdeploy's resizing, windows or argmax has a part in it.
+
+        Args:
+            data: an image file.
+        """
+        with tempfile.NamedTemporaryFile() as file:  # the config's loader reads files
+            file.write(data)
+            file.flush()
+            results: dict[str, Any] = {"img_path": file.name}
+            for transform in self._pipeline:
+                results = transform(results)
+        bgr = results["inputs"]
+        self._passes = 0
+        with self._torch.inference_mode():
+            sample = self._model.test_step({"inputs": [bgr.to(self._device)], "data_samples": [results["data_samples"]]})[0]
+            image = np.ascontiguousarray(bgr.numpy()[::-1].transpose(1, 2, 0))
+            if self._passes == 1:
+                mask = self._labels(self._full, *image.shape[:2])
+                self._seen = image[None], Prediction(mask.cpu().numpy(), self._logits.cpu().numpy())
+            self._full = self._logits = None
+        labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8 if self._few_classes else np.int32)
+        return Segmented(labels, partial(_logits_of, sample.seg_logits.data), image)
 
     def stage(self, images: NDArray[np.uint8]) -> Staged:
         """See ``Session.stage``: each image as mmseg's loader hands it over, BGR [3, H, W]."""
@@ -94,12 +136,25 @@ class EagerSession:
             samples = [self._sample() for _ in bgr]
             inputs = self._model.data_preprocessor({"inputs": list(bgr), "data_samples": samples})["inputs"]
             full = self._model.encode_decode(inputs, [{"img_shape": inputs.shape[2:]}])
-            full = full[:, :, : bgr.shape[2], : bgr.shape[3]]  # mmseg pads at the right and at the bottom
-            binary = full.shape[1] == 1
-            mask = full[:, 0].sigmoid() > self._head.threshold if binary else full.argmax(1)
-            kind = self._torch.uint8 if len(self.artifact.manifest.classes) <= 256 else self._torch.int32
-            logits, self._logits = self._logits, None
-            return mask.to(kind), logits
+            mask = self._labels(full, bgr.shape[2], bgr.shape[3])
+            self._full, self._logits, logits = None, None, self._logits
+            return mask, logits
+
+    @property
+    def _few_classes(self) -> bool:
+        return len(self.artifact.manifest.classes) <= 256
+
+    def _labels(self, full: Any, height: int, width: int) -> Any:
+        """Labels [N, H, W] of logits at the network's size; mmseg pads at the right and at the bottom."""
+        full = full[:, :, :height, :width]
+        mask = full[:, 0].sigmoid() > self._head.threshold if full.shape[1] == 1 else full.argmax(1)
+        return mask.to(self._torch.uint8 if self._few_classes else self._torch.int32)
+
+    def _keep_full(self, inputs: Any, metas: Any) -> Any:
+        """Stands before the model's own ``encode_decode``, for what it gives."""
+        self._full = self._decode(inputs, metas)
+        self._passes += 1
+        return self._full
 
     def _keep_logits(self, logits: Any, metas: Any) -> Any:
         """Stands before the head's own ``predict_by_feat``, which is given the logits before upsampling."""
@@ -126,6 +181,30 @@ def _as_described(artifact: Artifact) -> Checkpoint:
                 fix="run the command again",
             )
     return checkpoint
+
+
+def _pipeline(config: Mapping[str, Any]) -> list[Any]:
+    """The transforms of the test pipeline, mmseg's own; label maps are not loaded."""
+    from mmseg.registry import TRANSFORMS
+
+    loader = "test_dataloader" if config.get("test_dataloader") else "val_dataloader"
+    found = [dataset["pipeline"] for dataset in datasets_of(config, loader) if dataset.get("pipeline")]
+    steps = found[0] if found else config.get("test_pipeline") or _BARE_PIPELINE
+    return [TRANSFORMS.build({**step, **_local(step)}) for step in steps if not step["type"].endswith("LoadAnnotations")]
+
+
+def _local(step: Mapping[str, Any]) -> dict[str, None]:
+    """The picture is a file here, wherever the config's data lie."""
+    return {name: None for name in ("backend_args", "file_client_args") if name in step}
+
+
+def _logits_of(found: Any) -> NDArray[np.float32]:
+    """The logits [K, H, W] that mmseg gives of a picture; of a binary head they are its sigmoid."""
+    values = found.cpu().numpy()
+    if len(values) > 1:
+        return np.asarray(values, np.float32)
+    share = np.clip(values.astype(np.float64), 1e-12, 1 - 1e-12)
+    return np.asarray(np.log(share / (1 - share)), np.float32)
 
 
 BACKEND = Backend(
