@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from segdeploy.artifact.manifest import FORMATS, PRECISIONS
 from segdeploy.cli.options import checked_name, config_option, one_of, repeatable_command, typed_command, warn_of_random_weights
+
+if TYPE_CHECKING:
+    from segdeploy.parity.inputs import Inputs
 
 # Enough for a decision on mIoU: in float32 nothing flips; a lower precision takes as many as segdeploy verify does.
 _VERIFY_IMAGES = {"fp32": 16, "fp16": 50, "int8": 50}
@@ -192,13 +196,11 @@ def command(
         artifact = export_model(checkpoint, fmt, folder, name=called, shapes=shapes, options=options, command=again)
         size_mb = artifact.manifest.files[0].bytes / 1e6
         click.echo(f"{artifact.folder}  {size_mb:.1f} MB  {_describe(artifact.manifest.input.shape)}")
-        facts = (describe_fit, describe_quantization, exporter.tell)
-        for line in [line for describe in facts for line in describe(artifact.manifest)]:
-            click.echo(f"  {line}")
+        told = [line for tell in (describe_fit, describe_quantization, exporter.tell) for line in tell(artifact.manifest)]
+        click.echo("\n".join(f"  {line}" for line in told))
         if verify:
             inputs = choose_inputs(artifact.manifest, None if images else data, "val", images, _VERIFY_IMAGES[precision])
-            if inputs.noise:
-                click.secho(_NOISE, fg="yellow", bold=True, err=True)
+            _warn_of_noise(inputs)
             verdicts.append((str(artifact.folder), run_verify(artifact, config=config, inputs=inputs, command=typed_command())))
     if verdicts:
         show_verdicts(verdicts)
@@ -206,6 +208,11 @@ def command(
         gate([(one, parity) for one, parity in verdicts if parity.verdict != "skipped"], undecided=True)
     warn_of_random_weights(artifact)
     click.echo("next: segdeploy bench   |   segdeploy pack   |   segdeploy inspect " + str(artifact.folder))
+
+
+def _warn_of_noise(inputs: Inputs) -> None:
+    if inputs.noise:
+        click.secho(_NOISE, fg="yellow", bold=True, err=True)
 
 
 def _describe(axes: tuple[object, ...]) -> str:

@@ -20,8 +20,8 @@ from segdeploy.artifact.manifest import FileEntry
 from segdeploy.base.errors import ArtifactError
 from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import Checkpoint, load_checkpoint
+from segdeploy.models.datasets import datasets_of
 from segdeploy.models.describe import default_name, describe
-from segdeploy.models.pipeline import datasets_of
 from segdeploy.runtime.backend import Backend
 from segdeploy.runtime.backends.torch_device import device_name, import_torch, pick_device, synchronize
 from segdeploy.runtime.session import Prediction, Segmented, Staged, checked_images
