@@ -7,7 +7,13 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs" / "parity.md"
-KINDS = {"test_faults": "graph", "test_graph_faults": "graph", "test_runtime_faults": "runtime", "test_served": "server"}
+KINDS = {
+    "test_faults": "graph",
+    "test_graph_faults": "graph",
+    "test_rewritten_faults": "graph",
+    "test_runtime_faults": "runtime",
+    "test_served": "server",
+}
 
 
 def planted():
