@@ -268,6 +268,57 @@ def test_int8_with_a_broken_scale(lowered, pictures, tmp_path):
     assert "its scale does not fit" in found.detail
 
 
+def quantizer(model, layer, place=0):
+    """The DequantizeLinear in front of a layer's input (0) or weight (1)."""
+    node = next(node for node in model.graph.node if node.name == f"{layer}/Conv")
+    found = next(one for one in model.graph.node if node.input[place] in one.output)
+    assert found.op_type == "DequantizeLinear"
+    return found
+
+
+def one_scale_for_all_channels(model):
+    """A layer's weights keep the integers of their own channels, and lose the scales."""
+    dequantize = quantizer(model, "backbone.layer3.0.conv1", 1)
+    edit(model, dequantize.input[1], lambda scale: np.full_like(scale, scale.max() * 4))
+
+
+def test_int8_weights_of_one_scale(lowered, pictures, tmp_path):
+    """It is blamed on the precision, at the layer that is quantized wrongly."""
+    path, manifest = lowered("int8", max_drop=50.0)
+    model = onnx.load(path)
+    one_scale_for_all_channels(model)
+
+    def write(folder):
+        onnx.save(model, folder / "model.onnx")
+        return manifest
+
+    parity = verify(write_artifact(tmp_path / "broken", write), inputs=pictures, shapes=SHAPES)
+    assert parity.verdict == "failed"
+    assert (parity.divergence.stage, parity.divergence.module) == ("precision", "backbone.layer3.0.conv1"), parity.divergence
+
+
+def test_fp16_that_underflows(planted_onnx, onnx_artifact, pictures, tmp_path):
+    """A channel so small that fp16 has only denormal numbers for it, enlarged again by the next layer."""
+    import msgspec
+
+    from segdeploy.export.fp16 import sensitive_nodes, to_half
+
+    model = onnx.load(planted_onnx(2e-6))
+    model = onnx.shape_inference.infer_shapes(model)
+    edit(model, "decode_head.conv_seg.weight", lambda weight: np.clip(weight, -60000, 60000))
+    half = to_half(model, sensitive_nodes(model))
+
+    def write(folder):
+        onnx.save(half, folder / "model.onnx")
+        return msgspec.structs.replace(onnx_artifact.manifest, precision="fp16")
+
+    parity = verify(write_artifact(tmp_path / "half", write), inputs=pictures, shapes=SHAPES)
+    assert parity.verdict == "failed"
+    assert (parity.divergence.stage, parity.divergence.module) == ("precision", "decode_head.fpn_bottleneck.conv"), (
+        parity.divergence
+    )
+
+
 def test_an_honest_int8_that_is_not_good_enough(lowered, pictures, tmp_path):
     """Nothing is broken in it, and more was asked for than int8 gives: its rounding is at fault, never the resize."""
     import msgspec
@@ -309,6 +360,8 @@ def test_an_empty_question_is_no_verdict(onnx_artifact):
 
 # Faults that have a test of their own, as the table in docs/parity.md lists them.
 ALONE = {
+    test_int8_weights_of_one_scale: ("precision", "backbone.layer3.0.conv1", "the layer that adds most"),
+    test_fp16_that_underflows: ("precision", "decode_head.fpn_bottleneck.conv", "the layer that adds most"),
     test_inexact_pooling_at_other_sizes: ("graph", "decode_head.psp_modules", "every layer before is right"),
     test_a_perturbed_torchscript_layer: ("graph", "backbone.layer2.0.conv1", "its input being right"),
     test_fp16_that_overflows: ("precision", "decode_head.fpn_bottleneck.conv", "not finite"),
