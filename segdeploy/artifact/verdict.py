@@ -342,9 +342,9 @@ class Parity(Struct, frozen=True):
 
     @property
     def images(self) -> int:
-        """How many pictures it rests on."""
-        of_labels = self.labels.images if self.labels else 0
-        return max([of_labels, *(shape.images for shape in self.shapes)])
+        """How many pictures it rests on; at other shapes than their own some may have stood in for several."""
+        own = [shape.images for shape in self.shapes if shape.shape is None]
+        return self.labels.images if self.labels else max(own, default=0)
 
     @property
     def checks(self) -> tuple[Check, ...]:

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), default="model_store", show_default=True, help="The model store.")
 @click.option("--batch-size", default=1, show_default=True, type=click.IntRange(min=1), help="Requests run together.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
-@click.option("--unverified", is_flag=True, help="Pack it even without a passed parity verdict.")
+@click.option("--unverified", is_flag=True, help="Pack it in spite of its parity verdict; its manifest says so for ever.")
 def command(artifact: Path | None, name: str | None, out: Path, batch_size: int, workers: int, unverified: bool) -> None:
     """Make a TorchServe archive (.mar) of ARTIFACT, and print the line that serves it.
 
-    Without ARTIFACT: the newest ONNX artifact under exports/ whose parity was passed.
+    Without ARTIFACT: the newest ONNX artifact under exports/ that passed on pictures, at the default tolerances.
     """
     from segdeploy.artifact.folder import open_artifact
-    from segdeploy.serve.archive import pack
+    from segdeploy.serve.archive import concerns, pack
     from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, start_line, stop_line, write_config
 
     chosen = open_artifact(artifact) if artifact is not None else _newest(unverified=unverified)
@@ -36,9 +36,11 @@ def command(artifact: Path | None, name: str | None, out: Path, batch_size: int,
     archive = pack(chosen, name=called, out=out, unverified=unverified)
     ports = Ports()
     write_config(archive, Settings(batch_size=batch_size, workers=workers), ports, out / CONFIG_NAME)
-    parity = chosen.manifest.verdict()
-    verdict = parity.verdict if parity else "never verified"
+    counting = chosen.manifest.verdict()
+    verdict = f"{counting.verdict} on {counting.inputs}, {counting.device}" if counting else "never verified"
     click.echo(f"{archive}  {archive.stat().st_size / 1e6:.1f} MB  from {chosen.name}, parity: {verdict}")
+    for line in concerns(chosen):
+        click.echo(f"packed all the same, as its manifest says from now on: {line}", err=True)
     click.echo("serve it:")
     click.echo(f"  {start_line(archive)}")
     click.echo("ask it (the answer is a PNG whose pixel values are the labels):")
@@ -50,6 +52,7 @@ def command(artifact: Path | None, name: str | None, out: Path, batch_size: int,
 def _newest(*, unverified: bool) -> Artifact:
     from segdeploy.base.errors import ArtifactError
     from segdeploy.cli.defaults import opened_artifacts
+    from segdeploy.serve.archive import concerns
 
     found = [one for one in opened_artifacts(()) if one.manifest.format == "onnx"]
     if not found:
@@ -57,8 +60,8 @@ def _newest(*, unverified: bool) -> Artifact:
             expected="an ONNX artifact under exports/", got="none", fix="name an artifact, or: segdeploy export --to onnx"
         )
     found.sort(key=lambda one: one.model_path.stat().st_mtime)
-    passed = [one for one in found if (verdict := one.manifest.verdict()) and verdict.verdict == "passed"]
+    passed = [one for one in found if not concerns(one)]
     chosen = (passed if passed and not unverified else found)[-1]
     if chosen is not found[-1]:
-        click.echo(f"left out, because it has no passed parity verdict: {found[-1].folder}, which is newer", err=True)
+        click.echo(f"left out, which is newer: {found[-1].folder}: {', and '.join(concerns(found[-1]))}", err=True)
     return chosen

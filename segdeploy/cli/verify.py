@@ -143,7 +143,7 @@ def command(
     if len(errors) == len(verdicts):
         raise errors[0]
     show_verdicts(verdicts)
-    gate(verdicts, undecided=True)
+    gate(verdicts)
 
 
 def judge_each(
@@ -247,8 +247,13 @@ def _show_checks(name: str, parity: Parity) -> None:
     print_table(f"{name}: labels, task, determinism", ["check", "verdict", "found"], rows, right=3, styles=_STYLES)
 
 
-def gate(verdicts: Sequence[tuple[str, Parity]], *, undecided: bool) -> None:
-    """End with exit 3 where a candidate failed, and, if asked, with 4 where one could not be decided."""
+def gate(verdicts: Sequence[tuple[str, Parity]], *, skipped: bool = True) -> None:
+    """End with exit 3 where a candidate failed, and with 4 where one could not be decided.
+
+    Args:
+        verdicts: what each candidate is called, and its verdict.
+        skipped: whether one that cannot run here counts as not decided.
+    """
     from segdeploy.base.errors import GateFailed, GateUndecided
 
     failed = [name for name, parity in verdicts if parity.verdict == "failed"]
@@ -256,8 +261,9 @@ def gate(verdicts: Sequence[tuple[str, Parity]], *, undecided: bool) -> None:
         raise GateFailed(
             expected="outputs within the tolerance", got=f"{', '.join(failed)} failed", fix="do not ship; see the table"
         )
-    open_ = [f"{name} {parity.verdict}" for name, parity in verdicts if parity.verdict != "passed"]
-    if open_ and undecided:
+    decided = ("passed",) if skipped else ("passed", "skipped")
+    open_ = [f"{name} {parity.verdict}" for name, parity in verdicts if parity.verdict not in decided]
+    if open_:
         raise GateUndecided(
             expected="a verdict on every candidate",
             got=", ".join(open_),

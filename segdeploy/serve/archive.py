@@ -28,7 +28,7 @@ def pack(artifact: Artifact, *, name: str, out: Path, unverified: bool = False) 
         artifact: an exported one.
         name: of the model, as it stands in the URL.
         out: the model store.
-        unverified: pack it even without a passed parity verdict; its manifest then says so for ever.
+        unverified: pack it in spite of what its verdict lacks; its manifest, the packed one too, then says so for ever.
 
     Returns:
         The archive's path.
@@ -43,8 +43,9 @@ def pack(artifact: Artifact, *, name: str, out: Path, unverified: bool = False) 
     check_packable(artifact, unverified=unverified)
     if find_spec("model_archiver") is None:
         raise MissingExtraError(package="torch-model-archiver", extra="serve", purpose="making a .mar")
-    if _verdict(artifact) != "passed":
-        artifact = record_packed(artifact, ["no passed verdict (--unverified)"])
+    lacking = concerns(artifact)
+    if lacking:
+        artifact = record_packed(artifact, [f"{one} (--unverified)" for one in lacking])
     target = out / f"{name}.mar"
     # The archiver builds in a fixed folder under the temp folder, where two builds of one name would collide.
     with tempfile.TemporaryDirectory(prefix="segdeploy-pack-") as scratch:
@@ -97,17 +98,23 @@ def check_packable(artifact: Artifact, *, unverified: bool) -> None:
             got=f"{classes} in {artifact.name}",
             fix="run it without a server: segdeploy predict, or segdeploy.runtime.open_session",
         )
-    if _verdict(artifact) != "passed" and not unverified:
+    lacking = concerns(artifact)
+    if lacking and not unverified:
         raise ArtifactError(
-            expected=f"a passed parity verdict of {artifact.name}",
-            got=_verdict(artifact),
-            fix="run: segdeploy verify, or pass --unverified to serve it all the same",
+            expected=f"a parity verdict of {artifact.name} that passed on pictures, at the default tolerances",
+            got=", and ".join(lacking),
+            fix="run: segdeploy verify --data DIR, or pass --unverified to serve it all the same",
         )
 
 
-def _verdict(artifact: Artifact) -> str:
+def concerns(artifact: Artifact) -> tuple[str, ...]:
+    """What its verdict lacks before it should be served; empty for one that passed on pictures, at the default tolerances."""
     counting = artifact.manifest.verdict()
-    return counting.verdict if counting else "never verified"
+    if counting is None or counting.verdict != "passed":
+        return (f"no passed parity verdict: {counting.verdict if counting else 'never verified'}",)
+    found = ["its verdict is on seeded noise only"] if counting.noise else []
+    chosen = ", ".join(f"{name} {getattr(counting.tolerance, name):g}" for name in counting.tolerance.overridden)
+    return (*found, *([f"its verdict is at tolerances that were chosen: {chosen}"] if chosen else []))
 
 
 def _stage(artifact: Artifact, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from segdeploy.artifact.folder import Artifact, record_parity, write_artifact
+from segdeploy.artifact.folder import Artifact, open_artifact, record_parity, write_artifact
 from segdeploy.artifact.verdict import Parity, Tolerance
 from segdeploy.base.errors import ArtifactError, InputError
 from segdeploy.serve.archive import HANDLER, pack
@@ -55,6 +55,34 @@ def test_a_passed_artifact_is_packed_without_being_told_to(copied, onnx_artifact
     artifact = record_parity(copied(onnx_artifact), verdict("passed"))
     made = pack(artifact, name="tiny", out=tmp_path / "store")
     assert [path.name for path in made.parent.iterdir()] == ["tiny.mar"]
+
+
+LOOSE = Tolerance(logits_max_abs=9, mask_agreement=0.5, miou_points=9, overridden=("mask_agreement",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"), [({"noise": True}, "seeded noise only"), ({"tolerance": LOOSE}, "mask_agreement 0.5")]
+)
+def test_a_weak_pass_is_packed_only_when_told_to(copied, onnx_artifact, tmp_path, changes, told):
+    """On noise only, or at chosen tolerances: refused; overridden, the archive and the artifact say so for ever."""
+    weak = msgspec.structs.replace(verdict("passed"), **changes)
+    artifact = record_parity(copied(onnx_artifact), weak)
+    with pytest.raises(ArtifactError, match=told):
+        pack(artifact, name="tiny", out=tmp_path / "store")
+    made = pack(artifact, name="tiny", out=tmp_path / "store", unverified=True)
+    artifact = record_parity(open_artifact(artifact.folder), verdict("passed"))
+    with zipfile.ZipFile(made) as packed:
+        for content in (packed.read("manifest.json"), (artifact.folder / "manifest.json").read_bytes()):
+            assert any(told in despite for despite in json.loads(content)["packed_despite"])
+    assert pack(artifact, name="tiny", out=tmp_path / "store")
+
+
+def test_a_failure_is_not_talked_over(copied, onnx_artifact, tmp_path):
+    """A later pass at chosen tolerances does not make a failed artifact one that is packed."""
+    artifact = record_parity(copied(onnx_artifact), verdict("failed"))
+    artifact = record_parity(artifact, msgspec.structs.replace(verdict("passed"), tolerance=LOOSE))
+    with pytest.raises(ArtifactError, match="failed"):
+        pack(artifact, name="tiny", out=tmp_path / "store")
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "../a", "-a", "ä"])
