@@ -54,5 +54,29 @@ def test_firm_is_more_than_two_errors_can_explain():
     """Two logits that each moved by the error can close a lead of twice that, and no more."""
     reference = np.zeros((1, 4), np.uint8)
     count = FlipCount(2)
-    count.add(reference, np.ones_like(reference), np.array([0.0, 0.19, 0.21, 3.9]), error=0.1)
+    count.add(reference, np.ones_like(reference), np.array([0.0, 0.5, 0.51, 9.0]), error=0.25)
     assert count.figures().firm == 2
+
+
+def test_images_add_up():
+    """Each image is counted once; one without a flip adds its pixels alone."""
+    reference, first, second = np.array([[0, 1, 2, 2]], np.uint8), np.array([[1, 1, 2, 2]]), np.array([[0, 2, 1, 2]])
+    count = FlipCount(3)
+    count.add(reference, first, np.array([0.5]), error=0.01)
+    assert count.figures().margin_max == 0.5
+    count.add(reference, second, np.array([0.02, 0.3]), error=0.01)
+    count.add(reference, reference, np.array([]), error=0.01)
+    figures = count.figures()
+    assert (figures.pixels, figures.differ, figures.band, figures.interior, figures.firm) == (12, 3, 3, 0, 2)
+    assert (figures.classes, figures.margin_max) == ((1, 1, 1), 0.5)
+    assert figures.agreement == 1 - 3 / 12
+
+
+def test_ties_do_not_count_against_agreement():
+    """Up to the tie's margin, that margin included, nobody can tell the two labels apart; in several images."""
+    reference = np.zeros((1, 4), np.uint8)
+    count = FlipCount(2)
+    for margins in ([0.0, 0.1, 0.2, 0.3], [0.1, 0.1, 0.5, 0.5]):
+        count.add(reference, np.ones_like(reference), np.array(margins), error=1.0, tie=0.1)
+    figures = count.figures()
+    assert (figures.differ, figures.ties, figures.agreement) == (8, 4, 1 - 4 / 8)

@@ -76,27 +76,65 @@ def test_counts_are_exact_beyond_32_bits():
     matrix = ConfusionMatrix(2, 255)
     matrix.counts[0, 0] = 2**53
     matrix.add(np.zeros((1, 1), np.uint8), np.zeros((1, 1), np.uint8), "test")
-    assert matrix.counts[0, 0] == 2**53 + 1
+    assert int(matrix.counts[0, 0]) == 2**53 + 1  # not numpy's ==, which compares as float64
 
 
+@pytest.mark.filterwarnings("error")
 def test_void_alone_gives_no_score():
-    """An image of nothing but void neither counts nor fails."""
+    """An image of nothing but void neither counts nor fails, and numpy has nothing to warn of."""
     matrix = ConfusionMatrix(2, 255)
     matrix.add(np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8), "test")
     result = matrix.evaluation(("a", "b"))
     assert np.isnan(result.miou)
-    assert all(one.iou is None for one in result.classes)
+    assert np.isnan([result.macc, result.aacc]).all()
+    assert [(one.name, one.iou, one.acc, one.pixels) for one in result.classes] == [("a", None, None, 0), ("b", None, None, 0)]
+    assert result.images == 1
 
 
-@pytest.mark.parametrize("value", [5, 254])
+def test_void_alone_among_others():
+    """What is void is not looked at: neither a prediction there, nor how often."""
+    matrix = ConfusionMatrix(3, 7)
+    matrix.add(np.array([[1, 0, 1]], np.uint8), np.array([[1, 7, 0]], np.uint8), "test")
+    assert matrix.counts.tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert (matrix.evaluation(("a", "b", "c")).aacc, matrix.images) == (50, 1)
+
+
+def test_parts_add_up():
+    """Counted in parts and merged, it is what it is counted in one go, the number of images too."""
+    pairs = random_pairs(5)
+    whole, first, second = (ConfusionMatrix(5, 255) for _ in range(3))
+    for index, (prediction, label) in enumerate(pairs):
+        whole.add(prediction, label, "test")
+        (first if index else second).add(prediction, label, "test")
+    first.merge(second.counts, second.images)
+    assert (first.counts == whole.counts).all()
+    assert (first.images, second.images, whole.images) == (3, 1, 3)
+
+
+@pytest.mark.parametrize("value", [5, 6, 254, -1, 300])
 def test_a_label_that_is_no_class(value):
-    """A data set with other classes than the model's is said, with the value and the file, not counted."""
-    with pytest.raises(InputError, match=f"the value {value}") as caught:
-        ConfusionMatrix(5, 255).add(np.zeros((2, 2), np.uint8), np.full((2, 2), value, np.uint8), "'x.png'")
-    assert "'x.png'" in str(caught.value)
+    """A data set with other classes than the model's is said, with the value and the file, and nothing is counted."""
+    label = np.array([[0, 4], [255, value]], np.int32)
+    matrix = ConfusionMatrix(5, 255)
+    with pytest.raises(InputError) as caught:
+        matrix.add(np.zeros((2, 2), np.uint8), label, "'x.png'")
+    assert str(caught.value) == (
+        f"expected labels 0..4 or 255 (void) for 'x.png'; got the value {value}; "
+        "check that the data set's classes are the model's"
+    )
+    assert (matrix.counts.sum(), matrix.images) == (0, 0)
 
 
 def test_a_label_of_another_size():
     """A label map that does not belong to the image is an error, sizes as width x height."""
-    with pytest.raises(InputError, match="3x2.*got 2x3"):
-        ConfusionMatrix(5, 255).add(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8), "x")
+    with pytest.raises(InputError) as caught:
+        ConfusionMatrix(5, 255).add(np.zeros((2, 3), np.uint8), np.zeros((4, 2), np.uint8), "x")
+    assert str(caught.value) == (
+        "expected a label map of 3x2 for x, the image's size; got 2x4; check that images and labels belong together"
+    )
+
+
+def test_names_are_as_many_as_classes():
+    """Scores under the wrong names are worse than none."""
+    with pytest.raises(ValueError, match="zip"):
+        ConfusionMatrix(3, 255).evaluation(("a", "b"))
