@@ -194,7 +194,7 @@ def _corrected_interval(value: float, drawn: NDArray[np.float64], images: int) -
     centred = drawn - drawn.mean()
     spread = float((centred**2).mean())
     if not spread:
-        return value, value
+        return float(value), float(value)
     acceleration = float((centred**3).mean()) / spread**1.5 / 6
     normal = NormalDist()
     below = float((drawn < value).mean() + (drawn == value).mean() / 2)

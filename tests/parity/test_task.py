@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+from segdeploy.artifact.verdict import TaskParity
 from segdeploy.parity.task import PairedBootstrap
 
 NAMES = ("a", "b", "c")
@@ -34,7 +36,9 @@ def judged(samples, epsilon=0.5):
     bootstrap = PairedBootstrap(3, 255)
     for sample in samples:
         bootstrap.add(*sample)
-    return bootstrap.result(NAMES, epsilon)
+    found = bootstrap.result(NAMES, epsilon)
+    assert msgspec.json.decode(msgspec.json.encode(found), type=TaskParity) == found  # numbers that a manifest can hold
+    return found
 
 
 def miou(pairs):
@@ -212,8 +216,6 @@ def test_coverage():
 
 def test_void_alone():
     """Images without a labelled pixel decide nothing, and give no NaN."""
-    import msgspec
-
     void = [(mask, mask, np.full_like(truth, 255)) for mask, _, truth in images(12)]
     result = judged(void)
     assert (result.verdict, result.miou_reference) == ("undecided", None)
