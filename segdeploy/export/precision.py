@@ -11,11 +11,12 @@ import onnx
 
 from segdeploy.artifact.manifest import KeptLayer, Manifest, Quantization
 from segdeploy.base.errors import ExportError, InputError
+from segdeploy.base.machine import cpu_flags
 from segdeploy.export.calibration import Pictures, choose_pictures, measure_ranges
 from segdeploy.export.fp16 import LARGEST, kept_layers, overflowing_nodes, sensitive_nodes, to_half
 from segdeploy.export.options import Calibration
 from segdeploy.export.quality import Judge
-from segdeploy.export.quantize import Layer, Quantizer, describe_method
+from segdeploy.export.quantize import Layer, Quantizer, describe_method, saturates
 from segdeploy.export.sensitivity import SEARCH_IMAGES, Ranked, keep_within, rank_layers
 from segdeploy.images.dataset import Sample, find_samples
 
@@ -77,7 +78,8 @@ def _to_fp16(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pict
 
 def _to_int8(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pictures, scratch: Path) -> Quantization:
     ranges = measure_ranges(path, pictures.paths, manifest, scratch)
-    quantizer = Quantizer(path, ranges, manifest.format)
+    reduced = saturates(manifest.format, cpu_flags())
+    quantizer = Quantizer(path, ranges, manifest.format, reduced=reduced)
     layers = quantizer.layers
 
     def quantized(chosen: Sequence[Layer]) -> Path:
@@ -94,7 +96,7 @@ def _to_int8(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pict
     quantized([layer for layer in layers if layer not in held]).replace(path)
     onnx.checker.check_model(str(path), full_check=True)
     return Quantization(
-        method=describe_method(manifest.format),
+        method=describe_method(manifest.format, reduced=reduced),
         images=len(pictures.paths),
         images_source=pictures.source,
         images_sha256=pictures.sha256,

@@ -74,16 +74,29 @@ def _is_quantizable(node: NodeProto, weights: set[str]) -> bool:
     return node.op_type in _MOVING and weights.isdisjoint(node.input)
 
 
-def describe_method(fmt: Format) -> str:
+def saturates(fmt: Format, flags: Collection[str]) -> bool:
+    """Whether sums of two products may overflow on a processor, so that weights may have 7 bits only.
+
+    Of uint8 activations and int8 weights AVX2 and AVX512 add two products in 16 bits; VNNI, and ARM, add in 32.
+
+    Args:
+        fmt: TensorRT's activations are int8, and it runs elsewhere.
+        flags: the processor's instructions (``cpu_flags``).
+    """
+    return fmt != "tensorrt" and "avx2" in flags and not any("vnni" in flag for flag in flags)
+
+
+def describe_method(fmt: Format, *, reduced: bool) -> str:
     """The settings of a format, for its manifest."""
     activations = "int8 symmetric" if fmt == "tensorrt" else "uint8"
-    return f"onnxruntime static Q/DQ, weights int8 per channel, activations {activations} per tensor, range minmax"
+    weights = "int8 of 7 bits" if reduced else "int8" if fmt == "tensorrt" else "int8 (x86 processors need VNNI)"
+    return f"onnxruntime static Q/DQ, weights {weights} per channel, activations {activations} per tensor, range minmax"
 
 
 class Quantizer:
     """A float32 graph and its quantized twin; writes any mixture of the two."""
 
-    def __init__(self, source: Path, ranges: Any, fmt: Format) -> None:
+    def __init__(self, source: Path, ranges: Any, fmt: Format, *, reduced: bool = False) -> None:
         """Quantize everything once.
 
         Args:
@@ -91,6 +104,7 @@ class Quantizer:
             ranges: of its tensors (``measure_ranges``).
             fmt: what it is for. TensorRT takes symmetric activations only; onnxruntime's CPU kernels are made for uint8 ones,
                 which have twice the steps behind a ReLU.
+            reduced: give weights 7 bits, where ``saturates``.
 
         Raises:
             ExportError: there is nothing to quantize, or onnxruntime cannot.
@@ -117,8 +131,7 @@ class Quantizer:
         twin = onnx.ModelProto()
         twin.CopyFrom(model)
         try:
-            # Per channel, and no reduced range, which is for CPUs without VNNI.
-            quantizer = QDQQuantizer(twin, True, False, QuantType.QInt8, activations, ranges, nodes, [], ops, options)
+            quantizer = QDQQuantizer(twin, True, reduced, QuantType.QInt8, activations, ranges, nodes, [], ops, options)
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         except (ValueError, RuntimeError, KeyError) as error:

@@ -56,6 +56,17 @@ def test_lower_precisions(main, checkpoint_path, exported_before):
     assert sorted(path.name for path in Path("exports/tiny").iterdir()) == ["onnx-fp16", "onnx-int8"]
 
 
+def test_the_plain_graph(main, checkpoint_path):
+    """By default convolutions come before upsampling, and ``inspect`` names them; with --no-restructure none does."""
+    arguments = ("export", checkpoint_path, "--to", "torchscript", "--no-verify")
+    assert main(*arguments, "--name", "fast").status == 0
+    assert main(*arguments, "--name", "plain", "--no-restructure").status == 0
+    fast, plain = (main("inspect", f"exports/{name}/torchscript-fp32").out for name in ("fast", "plain"))
+    assert "convolved before upsampling: decode_head.bottleneck.conv, decode_head.fpn_bottleneck.conv" in fast
+    assert "nothing is convolved before upsampling" in plain
+    assert "--no-restructure" in plain
+
+
 def test_the_newest_checkpoint_by_default(main, checkpoint_path):
     """Without TARGET the newest run's checkpoint is exported, under the run's name."""
     Path("work_dirs/my_run").mkdir(parents=True)

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from segdeploy.base.errors import ExportError
+from segdeploy.export import precision
 from segdeploy.export.calibration import measure_ranges
 from segdeploy.export.nodes import comes_from, is_top_level
-from segdeploy.export.quantize import Quantizer
+from segdeploy.export.quantize import Quantizer, saturates
 from segdeploy.export.rewrites.pooling import ExactAdaptiveAvgPool2d
 
 onnx = pytest.importorskip("onnx")
@@ -143,3 +144,31 @@ def test_a_graph_that_cannot_be_quantized(onnx_artifact, ranges):
 
     with pytest.raises(ExportError, match="a graph that onnxruntime can quantize"):
         Quantizer(onnx_artifact.model_path, TensorsData(ranges.calibration_method, {}), "onnx")
+
+
+@pytest.mark.parametrize(
+    ("fmt", "flags", "expected"),
+    [
+        ("onnx", {"avx2"}, True),
+        ("onnx", {"avx2", "avx512f", "avx512bw"}, True),
+        ("onnx", {"avx2", "avx512f", "avx512_vnni"}, False),
+        ("onnx", {"avx2", "avx_vnni"}, False),
+        ("onnx", {"asimd", "asimddp"}, False),
+        ("onnx", set(), False),
+        ("tensorrt", {"avx2"}, False),
+    ],
+)
+def test_where_products_saturate(fmt, flags, expected):
+    """On x86 without VNNI, and not for TensorRT; where nobody tells of the processor, nothing is given up."""
+    assert saturates(fmt, flags) == expected
+
+
+def test_seven_bits_where_products_saturate(lowered, monkeypatch):
+    """Of such a processor weights are within 64, whose products fit in pairs, and the manifest says so; else within 127."""
+    for flags, most, words in (({"avx2"}, 64, "int8 of 7 bits"), ({"avx2", "avx512_vnni"}, 127, "need VNNI")):
+        monkeypatch.setattr(precision, "cpu_flags", lambda flags=flags: frozenset(flags))
+        path, manifest = lowered("int8", limit=2, max_drop=100.0)
+        _, _, arrays = parts(onnx.load(path))
+        weights = [values for values in arrays.values() if values.dtype == np.int8 and values.ndim == 4]
+        assert max(np.abs(values.astype(int)).max() for values in weights) == most
+        assert words in manifest.quantization.method

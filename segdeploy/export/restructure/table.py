@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -113,13 +112,15 @@ def gmac(checkpoint: Checkpoint, size: tuple[int, int]) -> tuple[float, float]:
 
 
 def peak_mib(folder: Path, image: Any) -> float:
-    """The most memory that this process ever held, in MiB, after it has run an artifact."""
+    """The most memory that this process ever held, in MiB, after it has run an artifact; on Linux."""
     from segdeploy.artifact.folder import open_artifact
     from segdeploy.runtime import open_session
 
     with open_session(open_artifact(folder), "cpu") as session:
         session.run(image)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage's, which a process that is started inherits from its parent.
+    (peak,) = [one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM:")]
+    return int(peak.split()[1]) / 1024
 
 
 def line(row: Row) -> str:
