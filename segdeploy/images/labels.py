@@ -40,6 +40,11 @@ class Step:
     keep: tuple[int, int]
 
 
+def to_size(height: int, width: int) -> Step:
+    """A resize of which all is kept."""
+    return Step(height, width, (height, width))
+
+
 @dataclass(frozen=True)
 class _Axis:
     """All steps along one axis as one: every result is a weighted mean of a few neighbours.

@@ -111,29 +111,6 @@ def reduce_logits(logits: Logits, cutoff: float | None = None) -> NDArray[np.int
     return logits.argmax(1) if cutoff is None else (logits[:, 0] > cutoff).astype(np.intp)
 
 
-def resized_labels(
-    logits: Logits, height: int, width: int, *, align_corners: bool, cutoff: float | None = None
-) -> NDArray[np.intp]:
-    """``reduce_logits(resize_logits(...))`` without ever holding all the resized logits: K a pixel of a large photograph.
-
-    Args:
-        logits: float32 [N, K, h, w].
-        height: of the result.
-        width: of the result.
-        align_corners: as in torch.
-        cutoff: see ``reduce_logits``.
-
-    Returns:
-        [N, height, width] labels, the same to the pixel.
-    """
-    if logits.shape[2:] == (height, width):
-        return reduce_logits(logits, cutoff)
-    labels = np.empty((len(logits), height, width), np.intp)
-    for rows, stripe in resized_stripes(logits, height, width, align_corners=align_corners):
-        labels[:, rows] = reduce_logits(stripe, cutoff)
-    return labels
-
-
 def resized_stripes(logits: Logits, height: int, width: int, *, align_corners: bool) -> Iterator[tuple[slice, Logits]]:
     """``resize_logits`` some rows at a time, from top to bottom.
 

@@ -19,6 +19,7 @@ from segdeploy.artifact.axes import bounds
 from segdeploy.artifact.manifest import Bounds, Inference, Manifest, Preprocess, Resize
 from segdeploy.base.errors import InputError
 from segdeploy.images.arrays import Image, Logits
+from segdeploy.images.labels import Step, to_size
 from segdeploy.images.resize import network_size, resize_image, resize_logits, resize_picture, to_exactly
 
 Size: TypeAlias = tuple[int, int]
@@ -169,14 +170,20 @@ def filled(images: Batch, least: int) -> Batch:
     return images if len(images) >= least else images[np.arange(least) % len(images)]
 
 
+def window_steps(window: Window, fitted: Fitted, manifest: Manifest) -> tuple[Step, ...]:
+    """From the artifact's logits of an image that it was given to the size of the window that the image came from."""
+    full = manifest.preprocess.network_input(*window.given)
+    if fitted.stretched:
+        return Step(*full, keep=window.given), to_size(*window.size)
+    return (Step(*full, keep=window.size),)
+
+
 def window_logits(logits: Logits, window: Window, fitted: Fitted, manifest: Manifest) -> Logits:
     """The artifact's logits of images that it was given, [N, K, h', w'], at the size of the window that they came from."""
-    align = manifest.postprocess.align_corners
-    full = resize_logits(logits, *manifest.preprocess.network_input(*window.given), align_corners=align)
-    if fitted.stretched:
-        return resize_logits(full[:, :, : window.height, : window.width], *window.size, align_corners=align)
-    height, width = window.size
-    return full[:, :, :height, :width]
+    for step in window_steps(window, fitted, manifest):
+        logits = resize_logits(logits, step.height, step.width, align_corners=manifest.postprocess.align_corners)
+        logits = logits[:, :, : step.keep[0], : step.keep[1]]
+    return logits
 
 
 def prepared(images: Sequence[Image], fitted: Fitted) -> Batch:

@@ -7,18 +7,28 @@ changes the result. Where the model pads, the padding's logits are cut off befor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
 import numpy as np
 
 from segdeploy.artifact.folder import Artifact
-from segdeploy.artifact.manifest import Axis, Bounds, Inference, Manifest
+from segdeploy.artifact.manifest import Axis, Bounds, Inference
 from segdeploy.base.errors import InputError
 from segdeploy.images.arrays import Image, Labels, Logits
-from segdeploy.images.resize import resized_labels
-from segdeploy.runtime.fitting import Batch, Fitted, filled, fit_picture, given_batches, prepared, usual_stride, window_logits
+from segdeploy.images.labels import Step, labels_of_logits, to_size
+from segdeploy.runtime.fitting import (
+    Batch,
+    Fitted,
+    filled,
+    fit_picture,
+    given_batches,
+    prepared,
+    usual_stride,
+    window_logits,
+    window_steps,
+)
 from segdeploy.runtime.session import Session
 
 
@@ -67,11 +77,18 @@ def _predict_together(session: Session, images: Sequence[Image], fitted: Fitted)
         ((_, given),) = given_batches(batch, fitted, manifest.preprocess)
         # The graph's own argmax is already at the picture's size.
         return list(session.run(filled(given, fitted.batch[0])).mask[: len(images), :height, :width])
-    logits = network_logits(session, batch, fitted)
+    outputs: Iterable[tuple[Logits, tuple[Step, ...]]]
+    if len(fitted.windows) == 1:
+        ((windows, given),) = given_batches(batch, fitted, manifest.preprocess)
+        raw = session.run(filled(given, fitted.batch[0]), logits=True).logits
+        assert raw is not None
+        outputs = [(one, window_steps(windows[0], fitted, manifest)) for one in raw[: len(images)]]
+    else:
+        outputs = [(one, ()) for one in network_logits(session, batch, fitted)]
     align, cutoff = manifest.postprocess.align_corners, manifest.postprocess.cutoff
     return [
-        resized_labels(one[None], *image.shape[:2], align_corners=align, cutoff=cutoff)[0].astype(_mask_dtype(manifest))
-        for one, image in zip(logits, images, strict=True)
+        labels_of_logits(one, (*steps, to_size(*image.shape[:2])), align_corners=align, cutoff=cutoff)
+        for (one, steps), image in zip(outputs, images, strict=True)
     ]
 
 
@@ -140,7 +157,3 @@ def with_inference(
 
 def _best(axis: Axis) -> int:
     return axis.opt if isinstance(axis, Bounds) else axis
-
-
-def _mask_dtype(manifest: Manifest) -> type[np.generic]:
-    return np.uint8 if len(manifest.classes) <= 256 else np.int32

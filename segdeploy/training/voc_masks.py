@@ -155,7 +155,7 @@ def _convert_label(name: str, folders: Folders, size: tuple[int, int]) -> None:
     except InputError as error:
         raise _Fault("mat", error.got) from error
     _check_size(mask.shape[::-1], size)
-    write_file(target, label_png(mask, distinct_palette(CLASSES), compress_level=3))
+    write_file(target, label_png(mask, distinct_palette(CLASSES), fast=True))
 
 
 def _copy_label(name: str, folders: Folders, size: tuple[int, int]) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from segdeploy.images import labels as module
-from segdeploy.images.labels import Step, labels_of_logits
+from segdeploy.images.labels import Step, labels_of_logits, to_size
 
 
 def regions(seed, classes, height, width, noise=0.1):
@@ -27,19 +27,15 @@ def by_torch(logits, steps, align_corners):
     return full[0].numpy()
 
 
-def whole(height, width):
-    return Step(height, width, (height, width))
-
-
 STEPS = {
-    "up": [whole(120, 171)],
-    "up_then_down": [whole(128, 176), whole(83, 131)],
-    "up_then_up": [whole(128, 176), whole(333, 500)],
-    "down": [whole(11, 13)],
-    "far_down": [whole(128, 176), whole(7, 5)],
-    "cut": [Step(128, 192, (120, 171)), whole(90, 200)],
-    "one_pixel": [whole(1, 1)],
-    "a_row": [whole(1, 300)],
+    "up": [to_size(120, 171)],
+    "up_then_down": [to_size(128, 176), to_size(83, 131)],
+    "up_then_up": [to_size(128, 176), to_size(333, 500)],
+    "down": [to_size(11, 13)],
+    "far_down": [to_size(128, 176), to_size(7, 5)],
+    "cut": [Step(128, 192, (120, 171)), to_size(90, 200)],
+    "one_pixel": [to_size(1, 1)],
+    "a_row": [to_size(1, 300)],
 }
 
 
@@ -65,14 +61,14 @@ def test_torch_in_float32_gives_the_same_labels():
     full = torch.from_numpy(logits)[None]
     for size in ((320, 480), (333, 500)):
         full = functional.interpolate(full, size, mode="bilinear", align_corners=False)
-    found = labels_of_logits(logits, [whole(320, 480), whole(333, 500)], align_corners=False)
+    found = labels_of_logits(logits, [to_size(320, 480), to_size(333, 500)], align_corners=False)
     assert (found == full.argmax(1)[0].numpy()).mean() > 0.99999
 
 
 def test_noise_where_every_class_may_win():
     """Where nothing can be ruled out the labels are right too."""
     logits = np.random.default_rng(0).normal(size=(30, 20, 20)).astype(np.float32)
-    steps = [whole(77, 61)]
+    steps = [to_size(77, 61)]
     full = by_torch(logits, steps, False)
     found = labels_of_logits(logits, steps, align_corners=False)
     assert (found == full.argmax(0)).mean() > 0.999
@@ -84,7 +80,7 @@ def test_one_class_everywhere_is_not_computed(monkeypatch):
     logits[7] = 5
     monkeypatch.setattr(module, "_TILE_ROWS", 16)
     assert module._possible(logits, 1, 1).sum(0).max() == 1
-    assert (labels_of_logits(logits, [whole(160, 160)], align_corners=False) == 7).all()
+    assert (labels_of_logits(logits, [to_size(160, 160)], align_corners=False) == 7).all()
 
 
 def test_inside_a_region_its_class_is_alone():
@@ -98,16 +94,16 @@ def test_of_equal_classes_the_first_counts():
     """As in argmax."""
     logits = np.zeros((4, 8, 8), np.float32)
     logits[1:3] = 1
-    assert (labels_of_logits(logits, [whole(31, 33)], align_corners=False) == 1).all()
+    assert (labels_of_logits(logits, [to_size(31, 33)], align_corners=False) == 1).all()
     logits[0, :, :4] = 3
-    found = labels_of_logits(logits, [whole(31, 33)], align_corners=False)
+    found = labels_of_logits(logits, [to_size(31, 33)], align_corners=False)
     assert (np.unique(found) == [0, 1]).all()
 
 
 def test_a_peak_between_two_classes_is_not_missed():
     """A class that is the largest at no sample may be the largest between two of them."""
     logits = np.array([[[10, -10]], [[-10, 10]], [[4, 4]]], np.float32)
-    found = labels_of_logits(logits, [whole(1, 101)], align_corners=True)
+    found = labels_of_logits(logits, [to_size(1, 101)], align_corners=True)
     assert found[0, 0] == 0
     assert found[0, 50] == 2
     assert found[0, 100] == 1
@@ -117,7 +113,7 @@ def test_a_peak_between_two_classes_is_not_missed():
 def test_a_binary_head(cutoff):
     """One output, and a cutoff instead of the argmax."""
     logits = regions(9, 1, 24, 30)
-    steps = [whole(96, 120), whole(50, 131)]
+    steps = [to_size(96, 120), to_size(50, 131)]
     full = by_torch(logits, steps, False)[0]
     found = labels_of_logits(logits, steps, align_corners=False, cutoff=cutoff)
     far = np.abs(full - cutoff) > 1e-3
@@ -128,16 +124,16 @@ def test_a_binary_head(cutoff):
 def test_more_classes_than_bytes():
     """Labels above 255 are kept."""
     logits = regions(1, 300, 10, 12, noise=1.0)
-    found = labels_of_logits(logits, [whole(40, 48)], align_corners=False)
+    found = labels_of_logits(logits, [to_size(40, 48)], align_corners=False)
     assert found.dtype == np.int32
-    assert (found == by_torch(logits, [whole(40, 48)], False).argmax(0)).mean() > 0.999
+    assert (found == by_torch(logits, [to_size(40, 48)], False).argmax(0)).mean() > 0.999
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_values_that_are_not_finite_stay_where_they_are(value):
     """One bad logit does not change the labels of pixels that it takes no part in."""
     logits = regions(2, 5, 16, 16)
-    steps = [whole(64, 64)]
+    steps = [to_size(64, 64)]
     clean = labels_of_logits(logits, steps, align_corners=False)
     logits[np.bincount(clean[8:, 8:].ravel()).argmax(), 0, 0] = value
     with np.errstate(invalid="ignore"):
@@ -148,4 +144,4 @@ def test_values_that_are_not_finite_stay_where_they_are(value):
 def test_no_resize_at_all():
     """Logits that have the picture's size already."""
     logits = regions(4, 6, 30, 40)
-    assert (labels_of_logits(logits, [whole(30, 40)], align_corners=False) == logits.argmax(0)).all()
+    assert (labels_of_logits(logits, [to_size(30, 40)], align_corners=False) == logits.argmax(0)).all()
