@@ -120,7 +120,7 @@ class ConfusionMatrix:
         """The scores of everything counted so far."""
         hits = np.diag(self.counts).astype(np.float64)
         labelled, predicted = self.counts.sum(1), self.counts.sum(0)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(invalid="ignore"):
             iou = 100 * hits / (labelled + predicted - hits)
             acc = 100 * hits / labelled
         total = self.counts.sum()

@@ -125,6 +125,16 @@ def test_a_label_that_is_no_class(value):
     assert (matrix.counts.sum(), matrix.images) == (0, 0)
 
 
+def test_mmsegs_void_where_another_label_is_ignored():
+    """The remedy is another one: it is the evaluator's index that does not fit, and not the classes."""
+    with pytest.raises(InputError) as caught:
+        ConfusionMatrix(5, 254).add(np.zeros((1, 1), np.uint8), np.full((1, 1), 255, np.uint8), "x")
+    assert str(caught.value) == (
+        "expected labels 0..4 or 254 (void) for x; got the value 255; "
+        "where 255 is void too, the config's IoUMetric needs ignore_index=255"
+    )
+
+
 def test_a_label_of_another_size():
     """A label map that does not belong to the image is an error, sizes as width x height."""
     with pytest.raises(InputError) as caught:
