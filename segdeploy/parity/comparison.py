@@ -5,13 +5,16 @@ Axes: N images, K classes, H and W of the input, h and w of the logits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from segdeploy.artifact.axes import bounds
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.artifact.verdict import FlipFigures, LabelParity, LogitFigures, ShapeParity, Tolerance
 from segdeploy.images.arrays import Labels, Logits
@@ -19,6 +22,8 @@ from segdeploy.images.resize import resize_logits
 from segdeploy.parity.flips import FlipCount
 from segdeploy.parity.logits import LARGEST, LogitErrors
 from segdeploy.parity.tolerance import RESIZE_ROUNDING
+
+_MOST_BORDER = 4.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class ShapeComparison:
     def result(self) -> ShapeParity:
         """The figures, and whether they lie within the tolerance."""
         logits, masks = self._logits.figures(), self._masks.figures()
-        reasons = [*_logit_reasons(logits, self._tolerance), *flip_reasons(masks, self._tolerance)]
+        reasons = [*_logit_reasons(logits, self._tolerance), *flip_reasons(masks, self._at_shape())]
         return ShapeParity(
             shape=self._shape,
             images=self._images,
@@ -79,6 +84,20 @@ class ShapeComparison:
             verdict="failed" if reasons else "passed",
             reason="; ".join(reasons),
         )
+
+    def _at_shape(self) -> Tolerance:
+        """More labels may differ where a picture is smaller than at the artifact's best size.
+
+        Flips lie along borders. These grow with a picture's side and its pixels with the square: squeezed to a quarter of the
+        side, the same picture has four times the share of borders. No more than four times counts: what is left is that
+        logits and firm flips are as strictly judged as anywhere.
+        """
+        if self._shape is None:
+            return self._tolerance
+        (_, best_h, _), (_, best_w, _) = (bounds(axis) for axis in self._manifest.input.shape[1:3])
+        _, height, width = self._shape
+        times = min(max(math.sqrt(best_h * best_w / (height * width)), 1.0), _MOST_BORDER)
+        return msgspec.structs.replace(self._tolerance, mask_agreement=1 - times * (1 - self._tolerance.mask_agreement))
 
 
 class LabelComparison:

@@ -4,6 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from segdeploy.artifact.manifest import Bounds
 from segdeploy.artifact.verdict import ShapeParity, Tolerance, worst
 from segdeploy.parity.comparison import Outputs, ShapeComparison
 
@@ -178,6 +179,27 @@ def test_too_many_flips_fail(compare):
     result = compare(Outputs(mask, logits), Outputs(mask + np.uint8(1), moved))
     assert (result.verdict, result.masks.firm, result.masks.ties) == ("failed", 0, 0)
     assert "labels agree" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("side", "share", "verdict"), [(32, 0.07, "failed"), (16, 0.07, "passed"), (16, 0.12, "failed"), (4, 0.3, "failed")]
+)
+def test_small_pictures_are_mostly_borders(make_manifest, side, share, verdict):
+    """At half the best side twice as many labels may differ, and never more than four times."""
+    manifest = make_manifest(classes=("a", "b", "c", "d"))
+    axes = (1, Bounds(min=4, opt=32, max=64), Bounds(min=4, opt=32, max=64), 3)
+    manifest = msgspec.structs.replace(manifest, input=msgspec.structs.replace(manifest.input, shape=axes))
+    allowed = Tolerance(logits_max_abs=0.5, mask_agreement=0.95, miou_points=1)
+    logits = np.zeros((1, 4, 4, 4), np.float32)
+    logits[:, 0] = 0.4
+    moved = logits.copy()
+    moved[:, 0] -= 0.3
+    mask = np.zeros((1, side, side), np.uint8)
+    flipped = mask.copy()
+    flipped.reshape(-1)[: round(share * mask.size)] = 1
+    comparison = ShapeComparison((1, side, side), allowed, manifest)
+    comparison.add(Outputs(mask, logits), Outputs(flipped, moved))
+    assert comparison.result().verdict == verdict
 
 
 def test_batches_add_up(outputs, four):
