@@ -16,7 +16,7 @@ def load_mmseg() -> None:
     Raises:
         MissingExtraError: where mmseg is not installed.
     """
-    already = "mmseg" in sys.modules
+    already = "mmseg.datasets" in sys.modules  # a part of mmseg alone may have been imported without registering anything
     # On import the maintained fork prints about an optional package of its own; that is nothing a user should see.
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
