@@ -18,7 +18,6 @@ FORMATS = ("torchscript", "onnx", "tensorrt")
 TRAIN_IMAGES, VAL_IMAGES, SIZE, CLASSES, SEED = 240, 40, (128, 128), 5, 0
 LEAST_MIOU = 70.0
 _SERVED_IMAGES = 12
-_VERIFY_IMAGES = 6
 
 
 class Trained(msgspec.Struct, frozen=True):
@@ -152,7 +151,7 @@ def verify(places: Places, fmt: str) -> Parity:
     from segdeploy.parity.verify import verify as run_verify
 
     artifact = open_artifact(places.artifact(fmt))
-    return run_verify(artifact, inputs=pictures_of_dataset(places.data, "val", artifact.manifest, _VERIFY_IMAGES))
+    return run_verify(artifact, inputs=pictures_of_dataset(places.data, "val", artifact.manifest))
 
 
 def bench(places: Places, trained: Trained) -> BenchReport:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -23,11 +25,14 @@ def encoded():
 
 @pytest.fixture(scope="session")
 def archive(onnx_artifact, tmp_path_factory):
-    """The tiny ONNX artifact, packed."""
+    """The tiny ONNX artifact, packed: a copy of it, since packing without a verdict is written into the manifest."""
     pytest.importorskip("model_archiver", reason="torch-model-archiver is not installed")
+    from segdeploy.artifact.folder import open_artifact
     from segdeploy.serve.archive import pack
 
-    return pack(onnx_artifact, name="tiny-1.x", out=tmp_path_factory.mktemp("store"), unverified=True)
+    own = tmp_path_factory.mktemp("packed") / "onnx-fp32"
+    shutil.copytree(onnx_artifact.folder, own)
+    return pack(open_artifact(own), name="tiny-1.x", out=tmp_path_factory.mktemp("store"), unverified=True)
 
 
 @pytest.fixture(scope="session")

@@ -130,7 +130,7 @@ def test_a_model_that_does_not_load_is_said_in_the_workers_words(archive, tmp_pa
     assert set(Path(tempfile.gettempdir()).glob("segdeploy-serve-*")) <= before
 
 
-def test_the_line_that_pack_prints_serves_the_model(onnx_artifact, encoded, onnx_session, tmp_path, monkeypatch):
+def test_the_line_that_pack_prints_serves_the_model(onnx_artifact, copied, encoded, onnx_session, tmp_path, monkeypatch):
     """Pasted into a shell, in the folder where pack was run, it starts a server that answers."""
     pytest.importorskip("ts", reason="torchserve is not installed")
     from segdeploy.serve.archive import pack
@@ -140,7 +140,7 @@ def test_the_line_that_pack_prints_serves_the_model(onnx_artifact, encoded, onnx
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("TEMP", str(tmp_path))
     monkeypatch.setenv("TS_CONFIG_FILE", "")  # which by itself makes TorchServe ignore --ts-config
-    packed = pack(onnx_artifact, name="pasted", out=Path("model_store"), unverified=True)
+    packed = pack(copied(onnx_artifact), name="pasted", out=Path("model_store"), unverified=True)
     ports = Ports(*_free_ports())
     write_config(packed, Settings(), ports, Path("model_store") / CONFIG_NAME)
     try:
