@@ -6,6 +6,7 @@ The session of the artifact is wrapped; the graph on disk stays right, so that e
 import numpy as np
 import pytest
 
+from segdeploy.images.label_png import encode_png
 from segdeploy.parity import verify as verifying
 from segdeploy.parity.comparison import full_logits
 from segdeploy.parity.inputs import Inputs, Picture, pictures_of_folder
@@ -181,7 +182,8 @@ FAULTS = {
 @pytest.fixture(scope="module")
 def pictures(images_folder):
     """Three of the folder, and a black one."""
-    black = Picture("black", lambda: np.zeros((64, 96, 3), np.uint8), lambda: b"")
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    black = Picture("black", lambda: pixels, lambda: encode_png(pixels))
     return Inputs("four pictures", (*pictures_of_folder(images_folder, 3).pictures, black))
 
 
