@@ -28,7 +28,7 @@ _FILTERS = {
     "area": cv2.INTER_AREA,
     "lanczos": cv2.INTER_LANCZOS4,
 }
-_Taps: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]
+Taps: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]
 
 
 def network_size(height: int, width: int, resize: Resize) -> tuple[int, int]:
@@ -101,9 +101,7 @@ def resize_logits(logits: Logits, height: int, width: int, *, align_corners: boo
     """
     if logits.shape[2:] == (height, width):
         return logits
-    return _sample_columns(
-        _sample_rows(logits, linear_taps(logits.shape[2], height, align_corners=align_corners)), width, align_corners
-    )
+    return sample(logits, linear_taps(logits.shape[2], height, align_corners=align_corners), width, align_corners=align_corners)
 
 
 def reduce_logits(logits: Logits, cutoff: float | None = None) -> NDArray[np.intp]:
@@ -123,14 +121,22 @@ def resized_stripes(logits: Logits, height: int, width: int, *, align_corners: b
     Yields:
         Which rows, and their logits, float32 [N, K, rows, width].
     """
-    same = logits.shape[2:] == (height, width)
-    low, high, share = linear_taps(logits.shape[2], height, align_corners=align_corners)
     for start in range(0, height, _STRIPE_ROWS):
-        rows = slice(start, start + _STRIPE_ROWS)
-        if same:
-            yield rows, logits[:, :, rows]
-        else:
-            yield rows, _sample_columns(_sample_rows(logits, (low[rows], high[rows], share[rows])), width, align_corners)
+        rows = slice(start, min(start + _STRIPE_ROWS, height))
+        yield rows, resized_rows(logits, rows, height, width, align_corners=align_corners)
+
+
+def resized_rows(logits: Logits, rows: slice, height: int, width: int, *, align_corners: bool) -> Logits:
+    """Some rows of ``resize_logits``, which makes no others: float32 [N, K, rows, width]."""
+    if logits.shape[2:] == (height, width):
+        return logits[:, :, rows]
+    low, high, share = linear_taps(logits.shape[2], height, align_corners=align_corners)
+    return sample(logits, (low[rows], high[rows], share[rows]), width, align_corners=align_corners)
+
+
+def sample(logits: Logits, rows: Taps, width: int, *, align_corners: bool) -> Logits:
+    """Bilinear samples at the rows that taps name, and at all columns of a width."""
+    return _sample_columns(_sample_rows(logits, rows), width, align_corners)
 
 
 def _size_after(height: int, width: int, resize: Resize) -> tuple[int, int]:
@@ -165,7 +171,7 @@ def _shortest_edge(height: int, width: int, resize: Resize) -> tuple[int, int]:
     return _size_after(height, width, Resize(mode="keep_ratio", scale=(box[1], box[0]))) if min(box) else box
 
 
-def _sample_rows(logits: Logits, taps: _Taps) -> Logits:
+def _sample_rows(logits: Logits, taps: Taps) -> Logits:
     low, high, share = taps
     weight = share[:, None]
     return logits[:, :, low] * (1 - weight) + logits[:, :, high] * weight

@@ -7,7 +7,7 @@ changes the result. Where the model pads, the padding's logits are cut off befor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -17,7 +17,8 @@ from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Axis, Bounds, Inference
 from segdeploy.base.errors import InputError
 from segdeploy.images.arrays import Image, Labels, Logits
-from segdeploy.images.labels import Step, labels_of_logits, to_size
+from segdeploy.images.labels import labels_of_logits, to_size
+from segdeploy.runtime.bands import BandedLabels, slide_bands
 from segdeploy.runtime.fitting import (
     Batch,
     Fitted,
@@ -77,18 +78,21 @@ def _predict_together(session: Session, images: Sequence[Image], fitted: Fitted)
         ((_, given),) = given_batches(batch, fitted, manifest.preprocess)
         # The graph's own argmax is already at the picture's size.
         return list(session.run(filled(given, fitted.batch[0])).mask[: len(images), :height, :width])
-    outputs: Iterable[tuple[Logits, tuple[Step, ...]]]
-    if len(fitted.windows) == 1:
-        ((windows, given),) = given_batches(batch, fitted, manifest.preprocess)
-        raw = session.run(filled(given, fitted.batch[0]), logits=True).logits
-        assert raw is not None
-        outputs = [(one, window_steps(windows[0], fitted, manifest)) for one in raw[: len(images)]]
-    else:
-        outputs = [(one, ()) for one in network_logits(session, batch, fitted)]
     align, cutoff = manifest.postprocess.align_corners, manifest.postprocess.cutoff
+    if len(fitted.windows) > 1:
+        dtype = np.uint8 if len(manifest.classes) <= 256 else np.int32
+        found = [BandedLabels(fitted.size, one.shape[:2], align_corners=align, cutoff=cutoff, dtype=dtype) for one in images]
+        for band in slide_bands(session, batch, fitted):
+            for index, labels in enumerate(found):
+                labels.add(band[index : index + 1])
+        return [labels.labels for labels in found]
+    (((window,), given),) = given_batches(batch, fitted, manifest.preprocess)
+    raw = session.run(filled(given, fitted.batch[0]), logits=True).logits
+    assert raw is not None
+    steps = window_steps(window, fitted, manifest)
     return [
         labels_of_logits(one, (*steps, to_size(*image.shape[:2])), align_corners=align, cutoff=cutoff)
-        for (one, steps), image in zip(outputs, images, strict=True)
+        for one, image in zip(raw, images, strict=False)
     ]
 
 
@@ -100,21 +104,13 @@ def network_logits(session: Session, batch: Batch, fitted: Fitted) -> Logits:
         batch: uint8 [N, H, W, 3] of ``fitted.size``.
         fitted: how the pictures come to the artifact.
     """
+    if len(fitted.windows) > 1:
+        return np.concatenate(list(slide_bands(session, batch, fitted)), axis=2)
     manifest = session.artifact.manifest
-    total: Logits | None = None
-    times = np.zeros(fitted.size, np.float32)
-    for windows, given in given_batches(batch, fitted, manifest.preprocess):
-        raw = session.run(filled(given, fitted.batch[0]), logits=True).logits
-        assert raw is not None
-        for index, window in enumerate(windows):
-            found = window_logits(raw[index * len(batch) : (index + 1) * len(batch)], window, fitted, manifest)
-            if len(fitted.windows) == 1:
-                return found
-            total = np.zeros((*found.shape[:2], *fitted.size), np.float32) if total is None else total
-            total[:, :, window.top : window.bottom, window.left : window.right] += found
-            times[window.top : window.bottom, window.left : window.right] += 1
-    assert total is not None
-    return np.asarray(total / times, np.float32)
+    (((window,), given),) = given_batches(batch, fitted, manifest.preprocess)
+    raw = session.run(filled(given, fitted.batch[0]), logits=True).logits
+    assert raw is not None
+    return window_logits(raw[: len(batch)], window, fitted, manifest)
 
 
 def with_inference(
