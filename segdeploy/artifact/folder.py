@@ -53,11 +53,16 @@ def write_artifact(folder: Path, write_model: Callable[[Path], Manifest]) -> Art
     """
     with new_folder(folder, "an artifact", _is_artifact) as temporary:
         manifest = write_model(temporary)
-        files = sorted((p for p in temporary.rglob("*") if p.is_file()), key=lambda p: (p.stem != "model", p.name))
+        files = sorted((path for path in temporary.rglob("*") if path.is_file()), key=_order)
         entries = tuple(_entry(path, temporary) for path in files)
         manifest = msgspec.structs.replace(manifest, files=entries)
         write_file(temporary / MANIFEST_NAME, encode_manifest(manifest))
     return Artifact(folder, manifest)
+
+
+def _order(path: Path) -> tuple[bool, bool, str]:
+    """The model first; of two files of its stem (OpenVINO's) the one that describes the network, not its weights."""
+    return path.stem != "model", path.suffix == ".bin", path.name
 
 
 def open_artifact(folder: Path, *, check_hashes: bool = True) -> Artifact:

@@ -23,8 +23,8 @@ from segdeploy.base.records import Struct
 
 SCHEMA = 2
 
-Format: TypeAlias = Literal["eager", "torchscript", "pt2", "onnx", "tensorrt"]
-Precision: TypeAlias = Literal["fp32", "fp16", "int8"]
+Format: TypeAlias = Literal["eager", "torchscript", "pt2", "onnx", "openvino", "tensorrt"]
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # The names of all backends, in the order of tables. Each has a file in runtime/backends/; all but eager, the checkpoint as it
 # is, are formats that can be exported, and have one in export/ too.
@@ -204,6 +204,8 @@ class Toolchain(Struct, frozen=True):
     torch: str | None = None
     onnx: str | None = None
     onnxruntime: str | None = None
+    openvino: str | None = None
+    nncf: str | None = None
     tensorrt: str | None = None
     tensorrt_flavour: Literal["tensorrt", "tensorrt_rtx"] | None = None
     cuda: str | None = None
@@ -328,6 +330,7 @@ class Manifest(Struct, frozen=True):
     toolchain: Toolchain
     fit: Fit = Fit()
     target: Target | None = None
+    inference_precision: Literal["f32", "bf16"] | None = None  # a runtime that may choose is told this one; OpenVINO
     engine: Engine | None = None
     quantization: Quantization | None = None
     restructured: tuple[str, ...] = ()  # convolutions that are done before the upsampling of what they read

@@ -21,7 +21,7 @@ from segdeploy.runtime.layer_run import LOGITS, LayerRun
 
 # From this relative error on a layer counts as different. In float32 layers agree to about 1e-6; an fp16 or int8 model
 # collects its rounding from layer to layer, and is judged by what each layer adds.
-_LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1e-1}
+_LIMITS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 1e-1}
 # A whole tensor can hide one bad value: that counts as a tenth of what it is off by, of the largest value there is.
 _PEAK_SHARE = 0.1
 _QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
