@@ -89,6 +89,13 @@ def torchscript_artifact(export_tiny, artifact_once):
 
 
 @pytest.fixture(scope="session")
+def openvino_artifact(export_tiny, artifact_once):
+    """A dynamic OpenVINO artifact."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    return artifact_once("openvino-fp32", lambda folder: export_tiny("openvino", folder))
+
+
+@pytest.fixture(scope="session")
 def plain_code():
     """Lets AOTInductor write plain C++: of vector code it is as slow to make as everything else together."""
     inductor = pytest.importorskip("torch._inductor.config")

@@ -7,7 +7,7 @@ from segdeploy.artifact.folder import Artifact
 from segdeploy.base.errors import ArtifactError, InputError, MissingExtraError
 from segdeploy.runtime import open_session
 
-BACKENDS = ("eager", "onnx", "torchscript")
+BACKENDS = ("eager", "onnx", "openvino", "torchscript")
 
 
 @pytest.fixture(params=BACKENDS)

@@ -12,7 +12,7 @@ from segdeploy.base.errors import InputError
 from segdeploy.runtime import open_session
 
 # What each session calls.
-RUNTIMES = {"torchscript": "_module", "onnx": "_session", "pt2": "_package"}
+RUNTIMES = {"torchscript": "_module", "onnx": "_session", "openvino": "_request", "pt2": "_package"}
 
 
 @pytest.fixture(params=RUNTIMES)

@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+from segdeploy.base.errors import BackendError
+from segdeploy.export import openvino
+from segdeploy.export.exporter import check_export
+from segdeploy.export.openvino import read_ir, write_ir
+from segdeploy.export.options import Options
+
+pytest.importorskip("openvino", reason="openvino is not installed")
+
+
+def test_what_is_recorded(openvino_artifact):
+    """Both files are in the manifest, the one that describes the network first; precision, parent and version are told."""
+    manifest = openvino_artifact.manifest
+    assert [entry.path for entry in manifest.files] == ["model.xml", "model.bin"]
+    assert manifest.inference_precision == "f32"
+    assert manifest.toolchain.openvino
+    assert manifest.lineage.parent_sha256
+    assert manifest.target is None
+
+
+def test_the_same_bytes_twice(onnx_artifact, tmp_path):
+    """Also within one process, whose counter OpenVINO names its nodes by."""
+    for name in ("a", "b"):
+        write_ir(read_ir(onnx_artifact.model_path), tmp_path / f"{name}.xml")
+    for suffix in (".xml", ".bin"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_the_same_bytes_as_an_export(openvino_artifact, export_tiny, tmp_path):
+    """A second export is the same file."""
+    again = export_tiny("openvino", tmp_path / "again")
+    assert [file.sha256 for file in again.manifest.files] == [file.sha256 for file in openvino_artifact.manifest.files]
+
+
+def test_nodes_are_named_by_modules(openvino_artifact):
+    """What ONNX called a node it is still called."""
+    text = openvino_artifact.model_path.read_text()
+    assert 'name="backbone.conv1/Conv' in text
+    assert json.dumps(openvino_artifact.manifest.lineage.checkpoint_sha256) in text
+
+
+def test_half_the_bytes(onnx_artifact, tmp_path):
+    """fp16 is a precision of storage."""
+    write_ir(read_ir(onnx_artifact.model_path), tmp_path / "whole.xml")
+    write_ir(read_ir(onnx_artifact.model_path), tmp_path / "half.xml", half=True)
+    ratio = (tmp_path / "half.bin").stat().st_size / (tmp_path / "whole.bin").stat().st_size
+    assert 0.45 < ratio < 0.6
+
+
+def test_bf16_is_refused_before_any_work(monkeypatch):
+    """A processor that would emulate it, and a format that has not got it: one line each."""
+    from segdeploy.runtime.backends import openvino as backend
+
+    monkeypatch.setattr(backend, "cpu_flags", frozenset)
+    with pytest.raises(BackendError, match="bfloat16 instructions"):
+        check_export("openvino", Options(precision="bf16"))
+    with pytest.raises(BackendError, match="for onnx; got bf16; use --to openvino"):
+        check_export("onnx", Options(precision="bf16"))
+
+
+@pytest.mark.parametrize(("precision", "told"), [("fp32", "f32"), ("fp16", "f32"), ("bf16", "bf16"), ("int8", "f32")])
+def test_what_each_precision_tells_the_runtime(onnx_artifact, monkeypatch, tmp_path, precision, told):
+    """fp16 is computed in float32; only bf16 lowers the arithmetic; int8 is made in the ONNX graph, nothing else is."""
+    import msgspec
+
+    asked = []
+
+    def write_onnx(graph, manifest, folder, options):
+        asked.append(manifest.precision)
+        (folder / "model.onnx").write_bytes(onnx_artifact.model_path.read_bytes())
+        return manifest
+
+    monkeypatch.setattr(openvino, "write_onnx", write_onnx)
+    manifest = msgspec.structs.replace(onnx_artifact.manifest, format="openvino", precision=precision)
+    made = openvino.write_openvino(None, manifest, tmp_path, Options(precision=precision))
+    assert asked == ["int8" if precision == "int8" else "fp32"]
+    assert (made.precision, made.inference_precision) == (precision, told)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
