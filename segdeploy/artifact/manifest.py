@@ -205,7 +205,6 @@ class Toolchain(Struct, frozen=True):
     onnx: str | None = None
     onnxruntime: str | None = None
     openvino: str | None = None
-    nncf: str | None = None
     tensorrt: str | None = None
     tensorrt_flavour: Literal["tensorrt", "tensorrt_rtx"] | None = None
     cuda: str | None = None

@@ -17,12 +17,13 @@ def export_command(manifest: Manifest, to: str, targets: Sequence[str] = ()) -> 
         to: the format.
         targets: GPU architectures to compile for ahead of time; none for the GPU of the machine that runs it.
     """
+    # A precision of what one runtime does with a float32 graph is none of another's.
+    lost = ["--precision"] if manifest.precision == "bf16" and to != manifest.format else []
     if manifest.lineage.command is not None:
-        return shlex.join(
-            [*_without(shlex.split(manifest.lineage.command), "--to", "--target"), "--to", to, *_targets(targets)]
-        )
+        kept = _without(shlex.split(manifest.lineage.command), "--to", "--target", *lost)
+        return shlex.join([*kept, "--to", to, *_targets(targets)])
     words = ["segdeploy", "export", manifest.lineage.checkpoint or "CHECKPOINT", "--to", to, "--name", manifest.name]
-    if manifest.precision != "fp32":
+    if manifest.precision != "fp32" and not lost:
         words += ["--precision", manifest.precision]
     if manifest.precision == "int8" and manifest.lineage.data_root:
         words += ["--data", manifest.lineage.data_root]

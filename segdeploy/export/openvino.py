@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from segdeploy.artifact.manifest import Manifest
+from segdeploy.base.capability import Capability, needs
 from segdeploy.base.errors import ExportError
 from segdeploy.base.files import sha256_file
+from segdeploy.base.machine import Gpu
 from segdeploy.base.versions import version_of
 from segdeploy.export.exporter import Exporter, check_quantizer
 from segdeploy.export.onnx import write_onnx
@@ -89,18 +91,26 @@ def _number_nodes(model: Any) -> None:
 
 
 def _check(options: Options) -> None:
+    import_openvino("exporting to openvino")
     if options.precision == "bf16":
         check_bf16()
     if options.precision == "int8":
         check_quantizer(options)
 
 
+def _examine(gpu: Gpu | None) -> Capability:
+    del gpu  # not used
+    made = needs("export OpenVINO", ("torch", "mmseg", "onnx", "onnxscript"), ("openvino",), "export")
+    return needs(made.purpose, ("openvino",), ("openvino",), "openvino") if made.works else made
+
+
 EXPORTER = Exporter(
     name="openvino",
     title="OpenVINO",
-    modules=("torch", "mmseg", "onnx", "onnxscript", "openvino"),
-    packages=("openvino", "nncf"),
+    modules=("torch", "mmseg", "onnx", "onnxscript"),
+    packages=("openvino",),
     precisions=("fp32", "fp16", "bf16", "int8"),
     write=write_openvino,
     check=_check,
+    examine=_examine,
 )

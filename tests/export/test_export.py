@@ -89,7 +89,7 @@ def test_an_export_that_fails_midway(checkpoint_path, copied, torchscript_artifa
 
 def test_an_unknown_format():
     """The known ones are listed."""
-    with pytest.raises(BackendError, match="torchscript, pt2, onnx, tensorrt; got 'caffe'"):
+    with pytest.raises(BackendError, match="torchscript, pt2, onnx, openvino, tensorrt; got 'caffe'"):
         check_export("caffe", Options())
 
 

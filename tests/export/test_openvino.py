@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from segdeploy.base.errors import BackendError
+from segdeploy.artifact.rebuild import export_command
+from segdeploy.base.errors import BackendError, MissingExtraError
 from segdeploy.export import openvino
 from segdeploy.export.exporter import check_export
 from segdeploy.export.openvino import read_ir, write_ir
@@ -59,6 +60,27 @@ def test_bf16_is_refused_before_any_work(monkeypatch):
         check_export("openvino", Options(precision="bf16"))
     with pytest.raises(BackendError, match="for onnx; got bf16; use --to openvino"):
         check_export("onnx", Options(precision="bf16"))
+
+
+def test_without_openvino(monkeypatch):
+    """The extra that brings it is named before any work."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"segdeploy\[openvino\]"):
+        check_export("openvino", Options())
+
+
+def test_the_command_for_another_format_asks_for_what_it_has(onnx_artifact):
+    """bf16 is OpenVINO's alone: the command that makes an ONNX file of the same model leaves it out."""
+    import msgspec
+
+    lineage = msgspec.structs.replace(
+        onnx_artifact.manifest.lineage, command="segdeploy export x.pth --to openvino --precision bf16"
+    )
+    manifest = msgspec.structs.replace(onnx_artifact.manifest, format="openvino", precision="bf16", lineage=lineage)
+    assert export_command(manifest, "onnx") == "segdeploy export x.pth --to onnx"
+    assert export_command(manifest, "openvino") == "segdeploy export x.pth --precision bf16 --to openvino"
 
 
 @pytest.mark.parametrize(("precision", "told"), [("fp32", "f32"), ("fp16", "f32"), ("bf16", "bf16"), ("int8", "f32")])

@@ -120,7 +120,7 @@ def test_where_a_precision_cannot_be_made(monkeypatch):
     """TorchScript has only fp32; without onnxruntime it is said what to install. fp32 needs neither."""
     import sys
 
-    with pytest.raises(BackendError, match="fp32 for torchscript; got fp16; .* --to onnx or --to tensorrt"):
+    with pytest.raises(BackendError, match="fp32 for torchscript; got fp16; .* --to onnx or --to openvino or --to tensorrt"):
         check_export("torchscript", Options(precision="fp16"))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
