@@ -39,7 +39,7 @@ def test_the_same_bytes_as_an_export(openvino_artifact, export_tiny, tmp_path):
 def test_nodes_are_named_by_modules(openvino_artifact):
     """What ONNX called a node it is still called."""
     text = openvino_artifact.model_path.read_text()
-    assert 'name="backbone.conv1/Conv' in text
+    assert 'name="decode_head.conv_seg/Conv' in text
     assert json.dumps(openvino_artifact.manifest.lineage.checkpoint_sha256) in text
 
 
