@@ -70,7 +70,8 @@ def test_a_missing_package(artifact, monkeypatch):
     """Without its package a backend says what to install."""
     import sys
 
-    monkeypatch.setitem(sys.modules, "onnxruntime" if artifact.manifest.format == "onnx" else "torch", None)
+    package = {"onnx": "onnxruntime", "openvino": "openvino"}.get(artifact.manifest.format, "torch")
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match="pip install"):
         open_session(artifact, "cpu")
 
