@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segdeploy.artifact.folder import Artifact, Unopened
@@ -11,6 +11,7 @@ from segdeploy.artifact.manifest import BACKENDS
 from segdeploy.base.errors import BackendError, InputError, SegdeployError
 from segdeploy.base.files import sha256_file
 from segdeploy.bench.run import Candidate, Missing
+from segdeploy.bench.variants import EAGER_NAMES, EAGER_VARIATIONS, EagerVariation, Variant
 from segdeploy.images.dataset import Sample, find_samples
 from segdeploy.runtime.backend import find_backend
 from segdeploy.runtime.open import eager_artifact
@@ -41,7 +42,7 @@ def choose_candidates(
 
     Args:
         artifacts: exported ones.
-        backends: names out of ``BACKENDS``; none for all.
+        backends: names out of ``BACKENDS`` and ``EAGER_NAMES``; none for all of the first.
         checkpoint: of the reference; None for the one that the artifacts remember, where it is still the same file.
         config: of the checkpoint, where it carries none.
 
@@ -51,15 +52,20 @@ def choose_candidates(
         CheckpointError: the named checkpoint cannot be loaded.
     """
     for name in backends:
+        if name in EAGER_NAMES:
+            continue
         find_backend(name)
-        if name != "eager" and not any(one.manifest.format == name for one in artifacts):
+        if not any(one.manifest.format == name for one in artifacts):
             raise BackendError(
                 expected=f"an exported artifact of the backend '{name}'",
                 got=", ".join(sorted({one.manifest.format for one in artifacts})) + " only",
                 fix=f"make one with: segdeploy export --to {name}",
             )
     wanted = backends or BACKENDS
-    references = _references(artifacts, checkpoint, config) if "eager" in wanted else []
+    references: list[Candidate] = []
+    for one in _references(artifacts, checkpoint, config) if any(name in EAGER_NAMES for name in wanted) else []:
+        references += [one] if "eager" in wanted else []
+        references += [_varied(one, way) for way in EAGER_VARIATIONS if f"eager-{way}" in wanted]
     return [*references, *(one for one in artifacts if one.manifest.format in wanted)]
 
 
@@ -129,6 +135,12 @@ def _references(artifacts: Sequence[Artifact], checkpoint: Path | None, config: 
             fix="pass the right --checkpoint, or export this one with: segdeploy export",
         )
     return [reference]
+
+
+def _varied(reference: Candidate, variation: EagerVariation) -> Candidate:
+    if isinstance(reference, Missing):
+        return replace(reference, variation=variation)
+    return Variant(reference.folder, reference.manifest, variation)
 
 
 def _remembered(artifact: Artifact, config: str | None) -> Candidate:

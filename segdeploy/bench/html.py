@@ -149,7 +149,8 @@ def _facts(report: BenchReport) -> list[tuple[str, str]]:
 def _settings(report: BenchReport) -> list[tuple[str, str]]:
     values = msgspec.to_builtins(report.settings)
     values["shapes"] = ", ".join(f"{height}x{width}" for height, width in report.settings.shapes) or "as exported"
-    values["batch"] = report.settings.batch or "as exported"
+    batch = report.settings.batch
+    values["batch"] = ", ".join(map(str, batch)) if isinstance(batch, tuple) else batch or "as exported"
     values["limit"] = report.settings.limit or "none"
     return [(name.replace("_s", " (s)") if name.endswith("_s") else name, str(value)) for name, value in values.items()]
 

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from segdeploy.artifact.folder import Artifact
 from segdeploy.bench.protocol import (
+    Count,
+    Counted,
     Evaluate,
     Evaluated,
     Failed,
@@ -28,12 +30,13 @@ from segdeploy.bench.protocol import (
     line,
 )
 from segdeploy.bench.result import Shape
+from segdeploy.bench.variants import variation_of
 from segdeploy.images.dataset import Sample
 
 COMMAND = (sys.executable, "-m", "segdeploy.bench.worker")
 _CLOSE_TIMEOUT_S = 5.0
 
-R = TypeVar("R", Opened, Timed, Evaluated)
+R = TypeVar("R", Opened, Timed, Counted, Evaluated)
 
 
 class NotRun(Exception):  # noqa: N818  a row's state, not a fault of the program
@@ -61,7 +64,9 @@ class WorkerProcess:
         Raises:
             NotRun: it cannot be opened.
         """
-        return self._ask(Open(str(artifact.folder), artifact.manifest, device, threads), Opened)
+        variation = variation_of(artifact)
+        device = "cpu" if variation == "cpu" else device
+        return self._ask(Open(str(artifact.folder), artifact.manifest, device, threads, variation), Opened)
 
     def prepare(self, shape: Shape, images: Sequence[str], *, seed: int, warmup: int) -> Timed:
         """Stage the input and warm up.
@@ -78,6 +83,14 @@ class WorkerProcess:
             NotRun: the backend failed.
         """
         return self._ask(Turn(calls), Timed)
+
+    def count(self) -> float:
+        """10^9 multiplications of the checkpoint's own model on one batch.
+
+        Raises:
+            NotRun: they cannot be counted.
+        """
+        return self._ask(Count(), Counted).gmac
 
     def evaluate(self, samples: Sequence[Sample], *, keep: int, advance: Callable[[], None]) -> Evaluated:
         """Score labelled images.

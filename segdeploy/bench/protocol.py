@@ -8,16 +8,18 @@ import msgspec
 
 from segdeploy.artifact.layout import Labelling
 from segdeploy.artifact.manifest import Manifest
+from segdeploy.bench.variants import Variation
 from segdeploy.scores.confusion_matrix import Evaluation
 
 
 class Open(msgspec.Struct, frozen=True, tag="open"):
-    """Open an artifact as a session. Answered with ``Opened``."""
+    """Open an artifact as a session, in the way of a variation where one is named. Answered with ``Opened``."""
 
     folder: str
     manifest: Manifest
     device: str
     threads: int
+    variation: Variation | None = None
 
 
 class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
@@ -40,6 +42,10 @@ class Turn(msgspec.Struct, frozen=True, tag="turn"):
     """Settle, then time so many calls of each kind. Answered with ``Timed``."""
 
     calls: int
+
+
+class Count(msgspec.Struct, frozen=True, tag="count"):
+    """Count the multiplications of one batch; of the checkpoint's own model. Answered with ``Counted``."""
 
 
 class Evaluate(msgspec.Struct, frozen=True, tag="evaluate"):
@@ -73,6 +79,12 @@ class Timed(msgspec.Struct, frozen=True, tag="timed"):
     peak_rss_bytes: int | None
 
 
+class Counted(msgspec.Struct, frozen=True, tag="counted"):
+    """10^9 multiplications in convolutions and matrix products."""
+
+    gmac: float
+
+
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
     """One more image is evaluated."""
 
@@ -90,8 +102,8 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     reason: str
 
 
-Request: TypeAlias = Open | Prepare | Turn | Evaluate
-Reply: TypeAlias = Opened | Timed | Progress | Evaluated | Failed
+Request: TypeAlias = Open | Prepare | Turn | Count | Evaluate
+Reply: TypeAlias = Opened | Timed | Counted | Progress | Evaluated | Failed
 
 decode_request = msgspec.json.Decoder(Request).decode
 decode_reply = msgspec.json.Decoder(Reply).decode

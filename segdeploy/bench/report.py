@@ -9,13 +9,14 @@ from segdeploy.bench.stats import (
     latency_stats,
     miou_delta,
     row_labels,
+    share_of_peak,
     speedup,
     throughput,
 )
 from segdeploy.bench.words import NO_FIGURE, headline, notes, number
 
 COLUMNS = (
-    "backend", "device", "median ms", "p90 ms", "p99 ms", "network median ms", "images/s", "vs eager",
+    "backend", "device", "median ms", "p90 ms", "p99 ms", "network median ms", "images/s", "vs eager", "of peak",
     "mIoU", "mIoU to eager", "parity", "MB", "RSS MB",
 )  # fmt: skip
 # A terminal is narrow; the rest is in the page and, as raw values, in the JSON.
@@ -28,6 +29,7 @@ def cells(report: BenchReport, row: BenchRow, label: str) -> dict[str, str]:
     """One row as text, by column; every figure of a row that was not run is a dash."""
     if row.timing is None:
         return dict.fromkeys(COLUMNS, NO_FIGURE) | {"backend": label}
+    share = share_of_peak(report, row)
     stats, network, peak = latency_stats(row.timing.run_ms), execute_stats(row), row.timing.peak_rss_bytes
     return {
         "backend": label,
@@ -38,6 +40,7 @@ def cells(report: BenchReport, row: BenchRow, label: str) -> dict[str, str]:
         "network median ms": number(network.median_ms if network else None, "ms"),
         "images/s": number(throughput(row), "ms"),
         "vs eager": number(speedup(report, row), ".2f", "x"),
+        "of peak": number(share and 100 * share, ".0f", " %"),
         "mIoU": number(row.evaluation.miou if row.evaluation else None, ".2f"),
         "mIoU to eager": number(miou_delta(report, row), "+.2f"),
         "parity": row.parity,
@@ -66,13 +69,14 @@ def print_report(report: BenchReport) -> None:
         console = Console(highlight=False, width=_WIDTH_WITHOUT_TERMINAL)
     for shape, rows in by_shape(report).items():
         table = Table(title=Text(_title(report, shape)), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for name in _TERMINAL_COLUMNS:
+        columns = [name for name in _TERMINAL_COLUMNS if name != "of peak" or report.peaks]
+        for name in columns:
             table.add_column(name, justify="left" if name in ("backend", "device", "parity") else "right", overflow="fold")
         for row, label in rows:
             texts = cells(report, row, label)
             if row.status == "not run":
                 texts["median ms"] = "not run"
-            table.add_row(*(Text(texts[name], style=_STYLES.get(texts[name], "")) for name in _TERMINAL_COLUMNS))
+            table.add_row(*(Text(texts[name], style=_STYLES.get(texts[name], "")) for name in columns))
         console.print(table)
     for sentence in headline(report):
         console.print(Text(sentence), soft_wrap=True)

@@ -21,6 +21,7 @@ SCHEMA = 1
 
 Status: TypeAlias = Literal["measured", "not run"]
 Shape: TypeAlias = tuple[int, int, int]  # (N, H, W) of the network's input
+PeakPrecision: TypeAlias = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 RowParity: TypeAlias = Verdict | Literal["not verified", "reference"]
 
 
@@ -29,7 +30,7 @@ class BenchSettings(Struct, frozen=True):
 
     Attributes:
         shapes: (H, W) of the network's input; empty for the size that each artifact was optimised for.
-        batch: N; None for the batch that each artifact was optimised for.
+        batch: N, or several; None for the batch that each artifact was optimised for.
         iterations: timed calls a backend, of ``run`` and of ``execute`` each.
         warmup: calls before the first round; their times are kept apart.
         turn: timed calls of each kind in one turn, before the next backend has its own; a few that do not count come first.
@@ -39,10 +40,11 @@ class BenchSettings(Struct, frozen=True):
         device: ``auto``, ``cpu`` or ``cuda``.
         limit: evaluate the first images of the split only; None for all of it.
         seed: of the random image that is used where there is no data.
+        peak: time large matrix products too, and count the multiplications of the model.
     """
 
     shapes: tuple[tuple[int, int], ...] = ()
-    batch: int | None = None
+    batch: int | tuple[int, ...] | None = None
     iterations: int = 100
     warmup: int = 5
     turn: int = 10
@@ -52,6 +54,7 @@ class BenchSettings(Struct, frozen=True):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     limit: int | None = None
     seed: int = 0
+    peak: bool = False
 
 
 class DataSet(Struct, frozen=True):
@@ -111,6 +114,26 @@ class Environment(Struct, frozen=True):
     load: Load
 
 
+class Peak(Struct, frozen=True):
+    """A square matrix product, as large as shows what the machine can do.
+
+    Attributes:
+        precision: of its factors.
+        device: where.
+        runtime: whose product it is, with the version.
+        gmac: 10^9 multiplications of one.
+        run_ms: of each product, without those to warm up.
+        reason: why it was not timed, one line.
+    """
+
+    precision: PeakPrecision
+    device: DeviceKind
+    runtime: str
+    gmac: float
+    run_ms: tuple[float, ...]
+    reason: str | None = None
+
+
 class Timing(Struct, frozen=True):
     """Raw values of one backend, in the order in which they were measured.
 
@@ -150,6 +173,9 @@ class BenchRow(Struct, frozen=True):
         evaluation: mIoU; one measurement an artifact, repeated in its rows of other shapes.
         evaluation_note: why there is no evaluation.
         random_weights: nobody trained the model; its latency counts, its mIoU is not measured.
+        variation: another way to run it than its backend's usual one; see ``bench.variants``.
+        gmac: 10^9 multiplications in the convolutions and matrix products of one batch, of the checkpoint's own row alone:
+            the model's work, whatever an export makes of it. None where it was not counted.
     """
 
     model: str
@@ -167,6 +193,8 @@ class BenchRow(Struct, frozen=True):
     evaluation: Evaluation | None = None
     evaluation_note: str | None = None
     random_weights: bool = False
+    variation: str | None = None
+    gmac: float | None = None
 
     def __post_init__(self) -> None:
         figures = (self.timing, self.size_bytes, self.evaluation, self.device)
@@ -180,8 +208,9 @@ class BenchRow(Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """Format and precision, as in ``onnx-fp32``; the checkpoint's own row is ``eager``."""
-        return self.backend if self.backend in ("eager", "unknown") else f"{self.backend}-{self.precision}"
+        """Format and precision, as in ``onnx-fp32``, and the variation; the checkpoint's own row is ``eager``."""
+        label = self.backend if self.backend in ("eager", "unknown") else f"{self.backend}-{self.precision}"
+        return f"{label}-{self.variation}" if self.variation else label
 
 
 class BenchReport(Struct, frozen=True):
@@ -195,6 +224,7 @@ class BenchReport(Struct, frozen=True):
         settings: how.
         data: what mIoU was measured on; None where it was not.
         rows: the backends.
+        peaks: what the machine can do at most; none where that was not asked for.
     """
 
     schema: int
@@ -204,6 +234,7 @@ class BenchReport(Struct, frozen=True):
     settings: BenchSettings
     data: DataSet | None
     rows: tuple[BenchRow, ...]
+    peaks: tuple[Peak, ...] = ()
 
 
 def row_parity(artifact: Artifact, device: DeviceKind | None = None) -> RowParity:

@@ -16,6 +16,7 @@ from segdeploy.base.machine import compute_threads
 from segdeploy.base.progress import progress_bar
 from segdeploy.bench.environment import OtherLoad, load_average, read_environment
 from segdeploy.bench.latency import Series, interleave
+from segdeploy.bench.peak import measure_peaks
 from segdeploy.bench.process import NotRun, WorkerProcess
 from segdeploy.bench.protocol import Evaluated, Opened, Timed
 from segdeploy.bench.result import (
@@ -29,6 +30,7 @@ from segdeploy.bench.result import (
     Timing,
     row_parity,
 )
+from segdeploy.bench.variants import Variation, variation_of
 from segdeploy.images.dataset import Sample
 
 _KEPT_PREDICTIONS = 3
@@ -49,6 +51,7 @@ class Missing:
         checkpoint_sha256: of the checkpoint that it would have come from.
         reason: why, one line.
         folder: where it lies; empty for a checkpoint that is not here.
+        variation: how it would have been run; see ``bench.variants``.
     """
 
     model: str
@@ -57,6 +60,7 @@ class Missing:
     checkpoint_sha256: str | None
     reason: str
     folder: str = ""
+    variation: Variation | None = None
 
 
 Candidate: TypeAlias = Artifact | Missing
@@ -104,8 +108,10 @@ def bench(
         on_predictions: given the first predictions of every artifact that was evaluated.
     """
     started = datetime.now().astimezone().isoformat(timespec="seconds")
-    settings = msgspec.structs.replace(settings, threads=settings.threads or compute_threads())
+    threads = settings.threads or compute_threads()
+    settings = msgspec.structs.replace(settings, threads=threads)
     environment = read_environment()
+    peaks = measure_peaks(threads, settings.device) if settings.peak else ()
     chosen = list(samples[: settings.limit])
     rows: list[BenchRow] = []
     evaluated: dict[int, Evaluated | str] = {}
@@ -124,6 +130,7 @@ def bench(
         settings=settings,
         data=DataSet(name=data, images=len(chosen), total=len(samples)) if samples else None,
         rows=tuple(rows),
+        peaks=peaks,
     )
 
 
@@ -214,6 +221,14 @@ class _Group:
             on_predictions(one.artifact, result.predictions)
         return result
 
+    def _gmac(self, one: _Ready) -> float | None:
+        if not self._settings.peak or one.artifact.manifest.format != "eager" or variation_of(one.artifact):
+            return None
+        try:
+            return one.worker.count()
+        except NotRun:
+            return None
+
     def _measured(self, one: _Ready, series: Series, evaluated: Evaluated | str) -> BenchRow:
         manifest = one.artifact.manifest
         evaluation = None if isinstance(evaluated, str) else evaluated.evaluation
@@ -240,6 +255,8 @@ class _Group:
             evaluation=evaluation,
             evaluation_note=None if evaluation else note,
             random_weights=manifest.lineage.random_weights,
+            variation=variation_of(one.artifact),
+            gmac=self._gmac(one),
         )
 
     def _not_run(self, candidate: Candidate, reason: str) -> BenchRow:
@@ -254,6 +271,7 @@ class _Group:
                 status="not run",
                 reason=reason,
                 parity="reference" if candidate.backend == "eager" else "not verified",
+                variation=candidate.variation,
             )
         manifest = candidate.manifest
         return BenchRow(
@@ -266,6 +284,7 @@ class _Group:
             status="not run",
             reason=reason,
             parity=row_parity(candidate),
+            variation=variation_of(candidate),
         )
 
 
@@ -290,7 +309,8 @@ def _plan(candidates: Sequence[Candidate], settings: BenchSettings) -> list[_Job
 def _own_shapes(artifact: Artifact, settings: BenchSettings) -> list[Shape]:
     batch, height, width = (_best(axis) for axis in artifact.manifest.input.shape[:3])
     sizes = settings.shapes or ((height, width),)
-    return [(settings.batch or batch, *size) for size in sizes]
+    batches = (settings.batch,) if isinstance(settings.batch, int) else settings.batch or (batch,)
+    return [(count, *size) for count in batches for size in sizes]
 
 
 def _best(axis: Axis) -> int:
@@ -308,7 +328,9 @@ def _checkpoint(candidate: Candidate) -> str | None:
 
 
 def _label(candidate: Candidate) -> str:
-    return "eager" if _format(candidate) == "eager" or isinstance(candidate, Missing) else candidate.manifest.label
+    label = "eager" if _format(candidate) == "eager" or isinstance(candidate, Missing) else candidate.manifest.label
+    variation = variation_of(candidate)
+    return f"{label}-{variation}" if variation else label
 
 
 def _with_load(environment: Environment, other_cpus: float | None) -> Environment:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segdeploy.bench.result import BenchReport, BenchRow
+from segdeploy.bench.result import BenchReport, BenchRow, Peak
 
 # The 99th percentile of fewer values is the largest of them or an interpolation towards it: an outlier, not a percentile.
 SAMPLES_FOR_P99 = 100
@@ -68,13 +68,15 @@ def throughput(row: BenchRow) -> float | None:
 
 
 def reference(report: BenchReport, row: BenchRow) -> BenchRow | None:
-    """The measured eager row of the same checkpoint and shape."""
+    """The measured eager row of the same checkpoint and shape, run as mmseg itself runs it."""
     if row.checkpoint_sha256 is None:
         return None
     same = (
         one
         for one in measured(report)
-        if one.backend == "eager" and (one.checkpoint_sha256, one.shape) == (row.checkpoint_sha256, row.shape)
+        if one.backend == "eager"
+        and not one.variation
+        and (one.checkpoint_sha256, one.shape) == (row.checkpoint_sha256, row.shape)
     )
     return next(same, None)
 
@@ -84,6 +86,24 @@ def speedup(report: BenchReport, row: BenchRow) -> float | None:
     mine, eager = run_stats(row), reference(report, row)
     theirs = run_stats(eager) if eager else None
     return theirs.median_ms / mine.median_ms if mine and theirs else None
+
+
+def peak_gmac_s(peak: Peak) -> float | None:
+    """10^9 multiplications a second of its fastest product; None where it was not timed."""
+    return 1000 * peak.gmac / min(peak.run_ms) if peak.run_ms else None
+
+
+def share_of_peak(report: BenchReport, row: BenchRow) -> float | None:
+    """The model's own multiplications a second, of the median ``run``, over what the machine can do in the row's precision.
+
+    An export that does the same by fewer multiplications has a larger share of the peak, and may go beyond it.
+    """
+    mine, eager = run_stats(row), reference(report, row)
+    if mine is None or eager is None or eager.gmac is None or row.device is None:
+        return None
+    wanted = "tf32" if row.variation == "tf32" else row.precision, "cuda" if row.device.startswith("cuda") else "cpu"
+    best = next((peak_gmac_s(peak) for peak in report.peaks if (peak.precision, peak.device) == wanted), None)
+    return 1000 * eager.gmac / mine.median_ms / best if best else None
 
 
 def miou_delta(report: BenchReport, row: BenchRow) -> float | None:

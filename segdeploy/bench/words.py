@@ -8,6 +8,7 @@ from segdeploy.bench.stats import (
     measured,
     miou_delta,
     not_run,
+    peak_gmac_s,
     reference,
     row_labels,
     run_stats,
@@ -72,8 +73,30 @@ def notes(report: BenchReport) -> tuple[str, ...]:
     if data:
         part = "all" if data.images == data.total else f"only the first {data.images} of"
         said.append(f"mIoU is on {part} {data.total} images of {data.name}.")
+    said += _peak_notes(report)
     said += dict.fromkeys(f"No mIoU: {row.evaluation_note}" for row in measured(report) if row.evaluation_note)
     return tuple(said)
+
+
+def _peak_notes(report: BenchReport) -> list[str]:
+    if not report.peaks:
+        return []
+    rates = [
+        f"{peak.precision} {number(rate, 'ms')} ({peak.runtime} on {peak.device})"
+        if (rate := peak_gmac_s(peak))
+        else f"{peak.precision} on {peak.device} not timed: {peak.reason}"
+        for peak in report.peaks
+    ]
+    said = [f"The machine's peak, by its fastest large matrix product, in 10^9 multiplications a second: {', '.join(rates)}."]
+    works = [
+        f"{row.model} at {shape_text(row)} needs {number(row.gmac, 'ms')}" for row in measured(report) if row.gmac is not None
+    ]
+    if works:
+        said.append(
+            f"'of peak' is the work of the model as it was trained (10^9 multiplications: {', '.join(works)}), a second, over "
+            "that; a restructured export does the same by fewer."
+        )
+    return said
 
 
 def _speed_sentence(report: BenchReport, best: BenchRow, label: str, *, alone: bool) -> str:

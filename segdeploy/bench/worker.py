@@ -21,6 +21,8 @@ from segdeploy.artifact.folder import Artifact
 from segdeploy.base.errors import SegdeployError
 from segdeploy.bench.accuracy import measure_accuracy
 from segdeploy.bench.protocol import (
+    Count,
+    Counted,
     Evaluate,
     Failed,
     Open,
@@ -34,6 +36,7 @@ from segdeploy.bench.protocol import (
     decode_request,
     line,
 )
+from segdeploy.bench.variants import adapt
 from segdeploy.images.dataset import Sample
 from segdeploy.images.decode import read_image
 from segdeploy.images.resize import resize_image
@@ -63,6 +66,8 @@ class Worker:
                 return self.prepare(request)
             case Turn():
                 return self.turn(request)
+            case Count():
+                return self.count()
             case Evaluate():
                 return self.evaluate(request)
 
@@ -71,6 +76,8 @@ class Worker:
         artifact = Artifact(Path(request.folder), request.manifest)
         started = time.perf_counter_ns()
         self._session = open_session(artifact, request.device, request.threads)  # type: ignore[arg-type]
+        if request.variation is not None:
+            adapt(self._session, request.variation)
         return Opened((time.perf_counter_ns() - started) / 1e6, self._session.device)
 
     def prepare(self, request: Prepare) -> Timed:
@@ -88,6 +95,16 @@ class Worker:
             settling += self._time(1, execute=False)[0]
         run_ms, execute_ms = self._time(request.calls)
         return Timed(run_ms, execute_ms, tuple(settling), (), peak_rss_bytes())
+
+    def count(self) -> Counted:
+        """Watch one batch go through the checkpoint's model."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        assert self._session is not None
+        assert self._staged is not None
+        with FlopCounterMode(display=False) as counter:
+            self._session.execute(self._staged)
+        return Counted(counter.get_total_flops() / 2e9)  # it counts a multiplication and an addition as two
 
     def evaluate(self, request: Evaluate) -> Reply:
         """Score the session."""

@@ -104,6 +104,15 @@ def test_shapes_that_an_artifact_does_not_take_are_not_run(tiny_artifact):
     assert "16..256" in report.rows[1].reason
 
 
+def test_several_batches_are_groups_of_rows(tiny_artifact):
+    """Each batch is measured on its own; nobody asked for the work, so none is counted."""
+    report = bench([tiny_artifact()], msgspec.structs.replace(QUICK, batch=(1, 3)))
+    assert [(row.shape, row.status, row.gmac) for row in report.rows] == [
+        ((1, 32, 48), "measured", None), ((3, 32, 48), "measured", None),
+    ]  # fmt: skip
+    assert report.peaks == ()
+
+
 def test_labels_that_do_not_fit_leave_latency_and_say_why(tiny_artifact, samples):
     """An evaluation that fails does not take the timings with it."""
     two = tiny_artifact(classes=("dark", "bright"), palette=((0, 0, 0), (9, 9, 9)))
