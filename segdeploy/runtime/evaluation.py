@@ -16,7 +16,7 @@ from segdeploy.runtime.backend import running_versions
 from segdeploy.runtime.open import Device, open_session
 from segdeploy.runtime.pool import tally_in_processes
 from segdeploy.runtime.session import Session
-from segdeploy.runtime.tally import PLAIN, Problem, Tally, count_sample, empty_matrix
+from segdeploy.runtime.tally import PLAIN, Problem, Tally, count_sample, empty_matrix, read_ahead
 from segdeploy.scores.confusion_matrix import Evaluation
 from segdeploy.scores.report import (
     EvaluationReport,
@@ -49,10 +49,11 @@ def evaluate(
     """
     matrix = empty_matrix(session.artifact)
     with progress_bar(label, len(samples)) as advance:
-        for sample in samples:
-            image, prediction = count_sample(session, sample, matrix)
+        for sample, reading in read_ahead(samples, session.artifact.manifest, matrix):
+            loaded = reading.result()
+            prediction = count_sample(session, loaded, matrix)
             if seen is not None:
-                seen(sample, image, prediction)
+                seen(sample, loaded.image, prediction)
             advance()
     return matrix.evaluation(session.artifact.manifest.classes)
 
@@ -142,9 +143,9 @@ def tally(
         )
     matrix, problems = empty_matrix(artifact), []
     with open_session(artifact, device, threads) as session, progress_bar(label, len(samples)) as advance:
-        for sample in samples:
+        for sample, reading in read_ahead(samples, artifact.manifest, matrix):
             try:
-                count_sample(session, sample, matrix, augmentation)
+                count_sample(session, reading.result(), matrix, augmentation)
             except InputError as error:
                 problems.append(Problem(sample, error))
             advance()

@@ -22,7 +22,7 @@ from segdeploy.base.progress import progress_bar
 from segdeploy.images.dataset import Sample
 from segdeploy.runtime.augment import Augmentation
 from segdeploy.runtime.open import Device, open_session
-from segdeploy.runtime.tally import Problem, Tally, count_sample, empty_matrix
+from segdeploy.runtime.tally import Problem, Tally, count_sample, empty_matrix, load_sample
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _work(
                 while (sample := connection.recv()) is not None:
                     problem = None
                     try:
-                        count_sample(session, sample, matrix, augmentation)
+                        count_sample(session, load_sample(sample, artifact.manifest, matrix), matrix, augmentation)
                     except InputError as error:
                         problem = error
                     connection.send(_Done(problem))

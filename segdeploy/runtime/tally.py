@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from segdeploy.artifact.folder import Artifact
+from segdeploy.artifact.manifest import Manifest
 from segdeploy.base.errors import InputError
 from segdeploy.images.arrays import Image, Labels
 from segdeploy.images.dataset import Sample, read_truth
@@ -14,6 +18,7 @@ from segdeploy.runtime.session import Session
 from segdeploy.scores.confusion_matrix import ConfusionMatrix
 
 PLAIN = Augmentation()
+_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -39,24 +44,64 @@ class Tally:
     device: str
 
 
-def count_sample(
-    session: Session, sample: Sample, matrix: ConfusionMatrix, augmentation: Augmentation = PLAIN
-) -> tuple[Image, Labels]:
-    """Predict one sample and add it to the matrix. The label map is checked first: it costs far less than a prediction.
+@dataclass(frozen=True)
+class Loaded:
+    """A sample in memory.
 
-    Returns:
-        The image and its labels as predicted.
+    Attributes:
+        sample: which.
+        image: uint8 [H, W, 3] RGB.
+        truth: its label map [H, W].
+    """
+
+    sample: Sample
+    image: Image
+    truth: Labels
+
+
+def load_sample(sample: Sample, manifest: Manifest, matrix: ConfusionMatrix) -> Loaded:
+    """Read an image and its label map, and hold them against each other and the model's classes: it costs no prediction.
 
     Raises:
         InputError: the image or label map cannot be used.
     """
-    source = f"'{sample.label}'"
     image = read_image(sample.image)
-    truth = read_truth(sample, session.artifact.manifest.labelling)
-    matrix.check(truth, (image.shape[0], image.shape[1]), source)
-    prediction = predict_augmented(session, image, augmentation)
-    matrix.add(prediction, truth, source)
-    return image, prediction
+    truth = read_truth(sample, manifest.labelling)
+    matrix.check(truth, (image.shape[0], image.shape[1]), f"'{sample.label}'")
+    return Loaded(sample, image, truth)
+
+
+def read_ahead(
+    samples: Iterable[Sample], manifest: Manifest, matrix: ConfusionMatrix
+) -> Iterator[tuple[Sample, Future[Loaded]]]:
+    """Samples with what will be their content: the next ones are read while the network is busy with one.
+
+    Decoders and file systems let go of Python's lock, so that one thread is enough. No more than a few are in memory.
+    """
+    waiting: deque[tuple[Sample, Future[Loaded]]] = deque()
+    reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+    try:
+        for sample in samples:
+            waiting.append((sample, reader.submit(load_sample, sample, manifest, matrix)))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        for _, reading in waiting:  # who asks for no more ends it here
+            reading.cancel()
+        reader.shutdown()
+
+
+def count_sample(session: Session, loaded: Loaded, matrix: ConfusionMatrix, augmentation: Augmentation = PLAIN) -> Labels:
+    """Predict one sample and add it to the matrix; the labels as predicted.
+
+    Raises:
+        InputError: the artifact does not take the image.
+    """
+    prediction = predict_augmented(session, loaded.image, augmentation)
+    matrix.count(prediction, loaded.truth)
+    return prediction
 
 
 def empty_matrix(artifact: Artifact) -> ConfusionMatrix:

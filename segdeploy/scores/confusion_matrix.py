@@ -72,6 +72,10 @@ class ConfusionMatrix:
             InputError: the sizes differ, or the truth holds a value that is no class.
         """
         self.check(label, (prediction.shape[0], prediction.shape[1]), source)
+        self.count(prediction, label)
+
+    def count(self, prediction: NDArray[Any], label: NDArray[Any]) -> None:
+        """``add`` what ``check`` has let through."""
         valid = label != self._ignore_index
         truth = label[valid].astype(np.int64)
         pairs = truth * self._classes + prediction[valid].astype(np.int64)
