@@ -21,18 +21,16 @@ def command(tool: str | None, arguments: tuple[str, ...]) -> None:
       segdeploy mmseg get_flops upernet_r18_synthetic --shape 512 512
       segdeploy mmseg voc_aug --help
     """  # noqa: D301  the backslash is click's: it keeps the lines as they are
-    from segdeploy.training.mmseg_tools import INSTEAD, MENDS, find_tool, list_tools, run_tool
+    from segdeploy.training.mmseg_tools import OURS, find_tool, list_tools, run_tool
 
     if tool is not None:
-        found = find_tool(tool)
-        if found.label in MENDS:
-            click.echo(f"note: mmseg's {found.name}, changed for this run: {MENDS[found.label].effect}", err=True)
-        run_tool(found, list(arguments))
+        run_tool(find_tool(tool), list(arguments))
         return
     tools = list_tools()
     width = max(len(one.name) for one in tools)
     for group, members in itertools.groupby(tools, key=lambda one: one.group):
         click.echo(f"{group or 'runners'}:")
         for one in members:
-            instead = f" (fails on current packages; use: {INSTEAD[one.label]})" if one.label in INSTEAD else ""
+            ours = OURS.get(one.label)
+            instead = f" ({f'not run: {ours.why}; use' if ours.why else 'ours'}: {ours.command})" if ours else ""
             click.echo(f"  {one.name:<{width}}  {one.summary}{instead}")

@@ -7,10 +7,10 @@ import difflib
 import importlib.util
 import os
 import pickle
+import runpy
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from segdeploy.base.errors import BackendError, CheckpointError, InputError, MissingExtraError
 from segdeploy.models.configs import config_folder, find_config
@@ -25,7 +25,10 @@ _SUMMARIES = {
     "dataset_converters/pascal_context": "Convert PASCAL Context annotations to mmsegmentation format",
     "dataset_converters/voc_aug": "Convert SBD's annotations and list them with PASCAL VOC's as trainaug",
     "model_converters/beit2mmseg": "Convert keys in official pretrained BEiT models to MMSegmentation style",
-    "model_converters/clip2mmseg": "Convert keys in official pretrained CLIP models to MMSegmentation style",
+    "model_converters/clip2mmseg": (
+        "Convert keys in official pretrained CLIP models to MMSegmentation style; "
+        "of OpenAI's TorchScript archive first save torch.jit.load(FILE).state_dict()"
+    ),
     "model_converters/san2mmseg": "Convert keys in official pretrained SAN models to MMSegmentation style",
     "model_converters/swin2mmseg": "Convert keys in official pretrained Swin models to MMSegmentation style",
     "model_converters/twins2mmseg": "Convert keys in official pretrained Twins models to MMSegmentation style",
@@ -35,80 +38,41 @@ _SUMMARIES = {
     "analysis_tools/confusion_matrix": "Draw the confusion matrix of the predictions that `test --out DIR` wrote",
     "analysis_tools/visualization_cam": "Draw class activation maps (CAM) of an image",
 }
-# What fails on current packages -> the command that does the same.
-INSTEAD = {
-    "misc/browse_dataset": "segdeploy mmseg browse_dataset",
-    "misc/publish_model": "segdeploy publish",
-    "deployment/pytorch2torchscript": "segdeploy export --to torchscript",
-    "torchserve/mmseg2torchserve": "segdeploy pack",
-}
 
 
 @dataclass(frozen=True)
-class Mend:
-    """What keeps a tool from working as it is installed, and the change of its text that removes it for this run.
+class Ours:
+    """A command of ours that does what a tool of mmseg's does.
 
     Attributes:
-        effect: what is different, told to the user.
-        changes: (old, new) text. Where the old one is not there, the tool is of another version and runs as it is.
+        command: what to type.
+        why: what is wrong with theirs, which is then not run; empty: it runs, and ours is named where it fails.
     """
 
-    effect: str
-    changes: tuple[tuple[str, str], ...]
+    command: str
+    why: str = ""
 
 
-MENDS: dict[str, Mend] = {
-    "dataset_converters/voc_aug": Mend(
-        "fewer images than the full set's 10,582 are no error; the lists are sorted",
-        (
-            ("return list(set(merged_list)", "return sorted(set(merged_list)"),
-            (
-                "    assert len(aug_train_list) == AUG_LEN, 'len(aug_train_list) != {}'.format(\n        AUG_LEN)",
-                "    print(f'\\ntrainaug: {len(aug_train_list)} images; of the full set {AUG_LEN}')\n",
-            ),
-            ("assert len(aug_list) == AUG_LEN", "assert True or len(aug_list) == AUG_LEN"),
-        ),
+OURS = {
+    "dataset_converters/voc_aug": Ours("segdeploy data voc"),
+    "analysis_tools/analyze_logs": Ours("segdeploy plot"),
+    "analysis_tools/confusion_matrix": Ours(
+        "segdeploy eval --confusion FILE",
+        "it needs a data set class with names of its own, and counts more than 16 classes wrongly",
     ),
-    "model_converters/clip2mmseg": Mend(
-        "a TorchScript archive, which is what OpenAI publishes, is read as one",
-        (
-            (
-                "    checkpoint = CheckpointLoader.load_checkpoint(args.src, map_location='cpu')",
-                (
-                    "    try:\n"
-                    "        checkpoint = torch.jit.load(args.src, map_location='cpu')\n"
-                    "    except (RuntimeError, ValueError):\n"
-                    "        checkpoint = CheckpointLoader.load_checkpoint(args.src, map_location='cpu')"
-                ),
-            ),
-        ),
-    ),
-    "analysis_tools/analyze_logs": Mend(
-        "the style is matplotlib's, seaborn is not needed",
-        (
-            ("import seaborn as sns\n", ""),
-            ("sns.set_style(args.style)", "plt.style.use(f'seaborn-v0_8-{args.style}')"),
-        ),
-    ),
-    "analysis_tools/browse_dataset": Mend(
-        "a config needs no visualizer; without a display nothing is shown",
-        (
-            (
-                "VISUALIZERS.build(cfg.visualizer)",
-                "VISUALIZERS.build(cfg.get('visualizer') or dict(type='SegLocalVisualizer', name='browse', alpha=0.5))",
-            ),
-            ("show=not args.not_show", "show=not args.not_show and os.environ.get('MPLBACKEND') != 'Agg'"),
-            ("import os.path as osp", "import os, os.path as osp"),
-        ),
-    ),
-    "analysis_tools/confusion_matrix": Mend(
-        "the classes are the config's, and more than 16 of them no longer overflow",
-        (
-            (".gt_sem_seg.data.squeeze().numpy().astype(np.uint8)", ".gt_sem_seg.data.squeeze().numpy().astype(np.int64)"),
-            ("dataset.METAINFO['classes']", "dataset.metainfo['classes']"),
-        ),
-    ),
+    "misc/browse_dataset": Ours("segdeploy mmseg browse_dataset", "it fails on current packages"),
+    "misc/publish_model": Ours("segdeploy publish", "it fails on current packages"),
+    "deployment/pytorch2torchscript": Ours("segdeploy export --to torchscript", "it fails on current packages"),
+    "torchserve/mmseg2torchserve": Ours("segdeploy pack", "it fails on current packages"),
 }
+# A config need not have a visualizer, this tool needs one: what stands in one is replaced, unless the user speaks of it.
+_BROWSER = (
+    "--cfg-options",
+    "visualizer._delete_=True",
+    "visualizer.type=SegLocalVisualizer",
+    "visualizer.name=browse",
+    "visualizer.alpha=0.5",
+)
 
 
 @dataclass(frozen=True)
@@ -182,28 +146,33 @@ def run_tool(tool: Tool, arguments: list[str]) -> None:
 
     Args:
         tool: which one.
-        arguments: handed through; only the name of a config, where the tool takes one, becomes its path.
+        arguments: handed through; the name of a config, where the tool takes one, becomes its path, and ``browse_dataset``
+            gets a visualizer, and ``--not-show`` where there is no display.
 
     Raises:
         SystemExit: the tool ended itself, with its status.
         InputError: a file that it needs is missing, or it refused its input.
         CheckpointError: a checkpoint that it cannot read.
-        BackendError: a package that it needs is not installed.
+        BackendError: it is known not to work, or a package that it needs is not installed.
         ConfigError: there is no such config.
     """
+    ours = OURS.get(tool.label)
+    if ours is not None and ours.why:
+        raise BackendError(expected="a tool of mmseg's that works", got=f"{tool.label}: {ours.why}", fix=f"use: {ours.command}")
     load_mmseg()
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) and sys.platform.startswith("linux"):
+    screen = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) or not sys.platform.startswith("linux")
+    if not screen:
         os.environ.setdefault("MPLBACKEND", "Agg")
-    name = f"segdeploy mmseg {tool.name}"
-    fix = f"use: {INSTEAD[tool.label]}" if tool.label in INSTEAD else f"see: {name} --help"
+    instead = f", or use: {ours.command}" if ours else ""
+    fix = f"see: segdeploy mmseg {tool.name} --help{instead}"
     try:
-        _execute(tool, [name, *_with_config_path(tool, arguments)])
+        _execute(tool, _arguments(tool, arguments, screen=screen))
     except ModuleNotFoundError as error:
         package = (error.name or str(error)).partition(".")[0]
         raise BackendError(
             expected=f"the package '{package}', which mmseg's {tool.name} imports",
             got="it is not installed",
-            fix=f"pip install {_PACKAGES.get(package, package)}",
+            fix=f"pip install {_PACKAGES.get(package, package)}{instead}",
         ) from error
     except BrokenPipeError:
         raise
@@ -217,28 +186,24 @@ def run_tool(tool: Tool, arguments: list[str]) -> None:
             got=f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'it ends too early')}",
             fix=fix,
         ) from error
-    except Exception as error:
-        if tool.label not in INSTEAD:  # a fault of the tool: its traceback is what can be told
-            raise
-        raise BackendError(
-            expected=f"an mmseg whose {tool.name} works", got=f"{type(error).__name__}: {error}", fix=fix
-        ) from error
 
 
-def _execute(tool: Tool, argv: list[str]) -> None:
-    source = tool.path.read_text(encoding="utf-8")
-    mend = MENDS.get(tool.label)
-    for old, new in mend.changes if mend else ():
-        source = source.replace(old, new)
-    # A module of its own in the place of __main__: worker processes look for the tool's functions there.
-    module = ModuleType("__main__")
-    module.__file__ = str(tool.path)
-    before = sys.argv, sys.modules["__main__"]
-    sys.argv, sys.modules["__main__"] = argv, module
+def _execute(tool: Tool, arguments: list[str]) -> None:
+    before = sys.argv
+    sys.argv = [str(tool.path), *arguments]
     try:
-        exec(compile(source, str(tool.path), "exec"), vars(module))  # noqa: S102  what running a script is
+        runpy.run_path(str(tool.path), run_name="__main__")
     finally:
-        sys.argv, sys.modules["__main__"] = before
+        sys.argv = before
+
+
+def _arguments(tool: Tool, arguments: list[str], *, screen: bool) -> list[str]:
+    """What a tool is given: the user's own, and what it cannot do without."""
+    given = _with_config_path(tool, arguments)
+    if tool.label == "analysis_tools/browse_dataset":
+        given = given if any(one.startswith("visualizer") for one in given) else [*given, *_BROWSER]
+        given = given if screen else [*given, "--not-show"]
+    return given
 
 
 def _with_config_path(tool: Tool, arguments: list[str]) -> list[str]:
