@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,10 @@ _MORE = ("eager-channels_last", "eager-compile", "eager-tf32")
 
 @click.command("bench")
 @click.argument("artifacts", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--suite", metavar="NAME", help="Export and measure the whole table of upernet-r18, upernet-r50 or upernet-r101.")
+@click.option(
+    "--work", type=click.Path(path_type=Path), help="--suite: its exports; by default suites/NAME. What is there is kept."
+)
 @click.option("--backend", "backends", multiple=True, metavar="NAME", help=f"Only {one_of((*BACKENDS, *_MORE))}.")
 @click.option("--data", type=click.Path(path_type=Path), help="The data set; by default the one in the model's config.")
 @click.option("--split", default="val", show_default=True)
@@ -41,10 +46,12 @@ _MORE = ("eager-channels_last", "eager-compile", "eager-tf32")
     type=click.IntRange(min=1),
     help="Images a batch; may be repeated. By default what was exported for.",
 )
-@click.option("--iterations", default=100, show_default=True, type=click.IntRange(min=1), help="Timed calls a backend.")
+@click.option("--iterations", type=click.IntRange(min=1), help="Timed calls a backend; 100 by default, 20 of a suite.")
 @click.option("--warmup", default=5, show_default=True, type=click.IntRange(min=0), help="Calls before them.")
 @click.option("--min-time", default=1.0, show_default=True, help="Go on until each backend was timed for these seconds.")
-@click.option("--max-time", default=60.0, show_default=True, help="Start no further round of a shape after these seconds.")
+@click.option(
+    "--max-time", type=float, help="Start no further round of a shape after these seconds; 60 by default, 1800 of a suite."
+)
 @click.option("--peak", is_flag=True, help="Time large matrix products too: what share of the machine's peak each reaches.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), help="Write a page with plots and pictures.")
 @checkpoint_option
@@ -54,16 +61,18 @@ _MORE = ("eager-channels_last", "eager-compile", "eager-tf32")
 @json_option
 def command(
     artifacts: tuple[Path, ...],
+    suite: str | None,
+    work: Path | None,
     backends: tuple[str, ...],
     data: Path | None,
     split: str,
     limit: int | None,
     sizes: tuple[str, ...],
     batches: tuple[int, ...],
-    iterations: int,
+    iterations: int | None,
     warmup: int,
     min_time: float,
-    max_time: float,
+    max_time: float | None,
     peak: bool,
     html_path: Path | None,
     checkpoint: Path | None,
@@ -78,6 +87,7 @@ def command(
     run, with the reason.
     """
     from segdeploy.artifact.folder import Artifact, Unopened
+    from segdeploy.base.errors import InputError
     from segdeploy.bench.candidates import choose_candidates, find_data, missing_artifacts
     from segdeploy.bench.pictures import PictureCollector
     from segdeploy.bench.report import print_report
@@ -89,19 +99,31 @@ def command(
     settings = BenchSettings(
         shapes=tuple(parse_size(size, "--shape") for size in sizes),
         batch=batches or None,
-        iterations=iterations,
+        iterations=iterations or (20 if suite else 100),
         warmup=warmup,
         min_time_s=min_time,
-        max_time_s=max_time,
+        turn=2 if suite else 10,
+        max_time_s=max_time or (1800 if suite else 60),
         threads=threads,
         device=device,  # type: ignore[arg-type]  # click.Choice holds it
         limit=limit,
-        peak=peak,
+        peak=peak or suite is not None,
     )
-    named = named_artifacts(artifacts)
-    exported = [one for one in named if isinstance(one, Artifact)]
-    candidates = choose_candidates(exported, backends, checkpoint, config)
-    candidates += missing_artifacts([one for one in named if isinstance(one, Unopened)], backends)
+    if suite is not None:
+        from segdeploy.suite.make import measured_suite
+
+        if artifacts:
+            raise InputError(expected="--suite or ARTIFACTS", got="both", fix="leave one of them out")
+        say = partial(click.echo, err=True)
+        settings, candidates = measured_suite(
+            suite, settings, work=work, checkpoint=checkpoint, formats=backends, data=data, say=say
+        )
+        exported = [one for one in candidates if isinstance(one, Artifact)]
+    else:
+        named = named_artifacts(artifacts)
+        exported = [one for one in named if isinstance(one, Artifact)]
+        candidates = choose_candidates(exported, backends, checkpoint, config)
+        candidates += missing_artifacts([one for one in named if isinstance(one, Unopened)], backends)
     labelled = find_data(exported, data, split)
     collector = PictureCollector(labelled.samples)
     report = bench(
