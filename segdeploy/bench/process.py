@@ -20,6 +20,7 @@ from segdeploy.bench.protocol import (
     Failed,
     Open,
     Opened,
+    Pictures,
     Prepare,
     Progress,
     Reply,
@@ -91,6 +92,14 @@ class WorkerProcess:
             NotRun: they cannot be counted.
         """
         return self._ask(Count(), Counted).gmac
+
+    def pictures(self, size: tuple[int, int, int], *, seed: int) -> Timed:
+        """Segment (how many, height, width) pictures; the one value is of all of them.
+
+        Raises:
+            NotRun: the artifact does not take them, or fails on them.
+        """
+        return self._ask(Pictures(size, seed), Timed)
 
     def evaluate(self, samples: Sequence[Sample], *, keep: int, advance: Callable[[], None]) -> Evaluated:
         """Score labelled images.

@@ -48,6 +48,18 @@ class Count(msgspec.Struct, frozen=True, tag="count"):
     """Count the multiplications of one batch; of the checkpoint's own model. Answered with ``Counted``."""
 
 
+class Pictures(msgspec.Struct, frozen=True, tag="pictures"):
+    """Segment seeded pictures one after the other, to labels of their own size. Answered with ``Timed``: one value for all.
+
+    Attributes:
+        size: how many, and their height and width.
+        seed: of the pictures.
+    """
+
+    size: tuple[int, int, int]
+    seed: int
+
+
 class Evaluate(msgspec.Struct, frozen=True, tag="evaluate"):
     """Score labelled images. Answered with an ``Evaluated`` after a ``Progress`` for every image.
 
@@ -102,7 +114,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     reason: str
 
 
-Request: TypeAlias = Open | Prepare | Turn | Count | Evaluate
+Request: TypeAlias = Open | Prepare | Turn | Count | Pictures | Evaluate
 Reply: TypeAlias = Opened | Timed | Counted | Progress | Evaluated | Failed
 
 decode_request = msgspec.json.Decoder(Request).decode

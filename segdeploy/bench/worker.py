@@ -27,6 +27,7 @@ from segdeploy.bench.protocol import (
     Failed,
     Open,
     Opened,
+    Pictures,
     Prepare,
     Progress,
     Reply,
@@ -41,6 +42,7 @@ from segdeploy.images.dataset import Sample
 from segdeploy.images.decode import read_image
 from segdeploy.images.resize import resize_image
 from segdeploy.runtime.open import open_session
+from segdeploy.runtime.predictor import predict_labels
 from segdeploy.runtime.session import Session, Staged
 
 # The first call after a pause costs up to twice as much as those that follow (sleeping threads, cold caches, the spinning
@@ -68,6 +70,8 @@ class Worker:
                 return self.turn(request)
             case Count():
                 return self.count()
+            case Pictures():
+                return self.pictures(request)
             case Evaluate():
                 return self.evaluate(request)
 
@@ -105,6 +109,18 @@ class Worker:
         with FlopCounterMode(display=False) as counter:
             self._session.execute(self._staged)
         return Counted(counter.get_total_flops() / 2e9)  # it counts a multiplication and an addition as two
+
+    def pictures(self, request: Pictures) -> Timed:
+        """Segment pictures, each made anew, none kept."""
+        assert self._session is not None
+        count, height, width = request.size
+        spent_ms = 0.0
+        for index in range(count):
+            image = coarse_picture(height, width, request.seed + index)
+            started = time.perf_counter_ns()
+            predict_labels(self._session, image)
+            spent_ms += (time.perf_counter_ns() - started) / 1e6
+        return Timed((spent_ms,), (), (), (), peak_rss_bytes())
 
     def evaluate(self, request: Evaluate) -> Reply:
         """Score the session."""
@@ -150,6 +166,12 @@ def input_batch(shape: tuple[int, int, int], images: Sequence[Path], seed: int) 
     if not images:
         return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), np.uint8)
     return np.stack([resize_image(read_image(images[i % len(images)]), height, width) for i in range(count)])
+
+
+def coarse_picture(height: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """Seeded blobs of 32 pixels, uint8 [height, width, 3]: labels in areas, as a photograph has them."""
+    blobs = np.random.default_rng(seed).integers(0, 256, (-(-height // 32), -(-width // 32), 3), np.uint8)
+    return resize_image(blobs, height, width)
 
 
 def peak_rss_bytes() -> int | None:

@@ -15,12 +15,16 @@ from segdeploy.cli.options import (
     device_option,
     json_option,
     one_of,
+    print_table,
     threads_option,
     typed_command,
     write_json,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from segdeploy.artifact.folder import Artifact, Unopened
     from segdeploy.bench.result import BenchReport
 
 
@@ -34,6 +38,11 @@ _MORE = ("eager-channels_last", "eager-compile", "eager-tf32")
 @click.option(
     "--work", type=click.Path(path_type=Path), help="--suite: its exports; by default suites/NAME. What is there is kept."
 )
+@click.option(
+    "--growth", is_flag=True, help="How cost grows with pixels, batch, classes (of several ARTIFACTS), pictures, tiles."
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="--growth: draw it here (.svg, .png, .pdf).")
+@click.option("--largest", default=4096, show_default=True, type=click.IntRange(min=128), help="--growth: the largest side.")
 @click.option("--backend", "backends", multiple=True, metavar="NAME", help=f"Only {one_of((*BACKENDS, *_MORE))}.")
 @click.option("--data", type=click.Path(path_type=Path), help="The data set; by default the one in the model's config.")
 @click.option("--split", default="val", show_default=True)
@@ -63,6 +72,9 @@ def command(
     artifacts: tuple[Path, ...],
     suite: str | None,
     work: Path | None,
+    growth: bool,
+    plot: Path | None,
+    largest: int,
     backends: tuple[str, ...],
     data: Path | None,
     split: str,
@@ -96,6 +108,9 @@ def command(
     from segdeploy.cli.defaults import named_artifacts
     from segdeploy.export.shapes import parse_size
 
+    if growth:
+        _growth(named_artifacts(artifacts), device, threads, iterations or 5, largest, plot, json_path)
+        return
     settings = BenchSettings(
         shapes=tuple(parse_size(size, "--shape") for size in sizes),
         batch=batches or None,
@@ -146,6 +161,41 @@ def command(
     check_any_ran(report, backends)
     if html_path is None:
         click.echo("next: segdeploy bench --html bench.html for plots and pictures", err=True)
+
+
+def _growth(
+    named: Sequence[Artifact | Unopened],
+    device: str,
+    threads: int | None,
+    calls: int,
+    largest: int,
+    plot: Path | None,
+    json_path: Path | None,
+) -> None:
+    from segdeploy.artifact.folder import Unopened
+    from segdeploy.bench.growth import measure_growth
+    from segdeploy.bench.growth_text import draw_growth, growth_rows, growth_sentences
+
+    for one in named:
+        if isinstance(one, Unopened):
+            raise one.error
+    found = measure_growth(
+        named,  # type: ignore[arg-type]  # none is unopened
+        device=device,  # type: ignore[arg-type]  # click.Choice holds it
+        threads=threads,
+        calls=calls,
+        largest=largest,
+        command=typed_command(),
+    )
+    for curve in found.curves:
+        title = f"{curve.name}: {curve.model}, {found.threads} CPU threads"
+        print_table(title, [curve.name, "median ms", "calls", "to the first", "RSS MB"], growth_rows(curve))
+    for sentence in growth_sentences(found):
+        click.echo(sentence)
+    write_json(json_path, found)
+    if plot is not None:
+        draw_growth(found, plot)
+        click.echo(f"written: {plot}", err=True)
 
 
 def check_any_ran(report: BenchReport, backends: tuple[str, ...]) -> None:
