@@ -115,7 +115,7 @@ def _to_int8(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pict
 
 def _judges(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pictures) -> list[Judge]:
     """What the search is held against, and then the result: some of the labelled images, all of them."""
-    samples = _labelled(manifest, wanted)
+    samples = labelled(manifest, wanted)
     everything = Judge(manifest, path, samples, pictures.paths)
     if len(samples) <= SEARCH_IMAGES:
         return [everything]
@@ -123,7 +123,12 @@ def _judges(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pictu
     return [Judge(manifest, path, few, ()), everything]
 
 
-def _labelled(manifest: Manifest, wanted: Calibration) -> list[Sample]:
+def labelled(manifest: Manifest, wanted: Calibration) -> list[Sample]:
+    """The labelled images that a precision is held against; none where nobody named a data set and the config's is not here.
+
+    Raises:
+        InputError: the data set that was named has no val split.
+    """
     try:
         return find_samples(wanted.data, "val", manifest)
     except InputError:

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from segdeploy.artifact.folder import Artifact
-from segdeploy.artifact.manifest import FileEntry, Manifest
+from segdeploy.artifact.manifest import FileEntry, Format, Manifest
 from segdeploy.base.progress import track
 from segdeploy.images.arrays import Labels
 from segdeploy.images.dataset import Sample
@@ -22,7 +22,7 @@ Metric: TypeAlias = Literal["mIoU", "mask agreement"]
 
 
 class Judge:
-    """Scores ONNX files of one model on one set of images; everything it says is in per cent."""
+    """Scores ONNX files, or OpenVINO's, of one model on one set of images; everything it says is in per cent."""
 
     def __init__(self, manifest: Manifest, reference: Path, samples: Sequence[Sample], pictures: Sequence[Path]) -> None:
         """Take the images; nothing runs yet.
@@ -71,8 +71,9 @@ class Judge:
 
 
 def open_measured(model: Path, manifest: Manifest) -> Session:
-    """An ONNX file that is no artifact yet, opened on the CPU."""
+    """An ONNX file, or an OpenVINO ``.xml``, that is no artifact yet, opened on the CPU."""
     entry = FileEntry(path=model.name, sha256="", bytes=0)
+    fmt: Format = "openvino" if model.suffix == ".xml" else "onnx"
     # Its engine's profiles bind TensorRT alone, but pictures have to come to this graph as they will to the engine.
-    described = msgspec.structs.replace(manifest, format="onnx", files=(entry,))
+    described = msgspec.structs.replace(manifest, format=fmt, files=(entry,))
     return open_session(Artifact(model.parent, described), "cpu")

@@ -56,19 +56,30 @@ def quantizable_layers(model: ModelProto) -> list[Layer]:
     Never the input's normalisation, the upsampling, the argmax and the exact pooling; no product of two activations either.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
-    pixels, pooling = pixel_tensors(model), pooling_products(model)
+    never = never_quantized(model)
     return [
         Layer(node.name, module_of(node), node.op_type)
         for node in model.graph.node
-        if pixels.intersection(node.output) and node.name not in pooling and _is_quantizable(node, weights)
+        if node.name not in never and _is_quantizable(node, weights)
     ]
 
 
+def never_quantized(model: ModelProto) -> set[str]:
+    """The names of the nodes whose arithmetic stays float32: see ``quantizable_layers``; and what no pixel reaches."""
+    pixels, pooling = pixel_tensors(model), pooling_products(model)
+    return {
+        node.name
+        for node in model.graph.node
+        if not pixels.intersection(node.output)
+        or node.name in pooling
+        or is_top_level(node)
+        or comes_from(node, ExactAdaptiveAvgPool2d)
+        # The matrices that upsample, and what only joins their results.
+        or (comes_from(node, ConvBeforeUpsampling) and node.op_type != "Conv")
+    }
+
+
 def _is_quantizable(node: NodeProto, weights: set[str]) -> bool:
-    if is_top_level(node) or comes_from(node, ExactAdaptiveAvgPool2d):
-        return False
-    if comes_from(node, ConvBeforeUpsampling):
-        return node.op_type == "Conv"  # not the matrices that upsample, and what only joins their results
     if node.op_type in _WEIGHTED:
         return node.input[1] in weights
     return node.op_type in _MOVING and weights.isdisjoint(node.input)

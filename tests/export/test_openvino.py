@@ -6,7 +6,7 @@ from segdeploy.artifact.rebuild import export_command
 from segdeploy.base.errors import BackendError, MissingExtraError
 from segdeploy.export import openvino
 from segdeploy.export.exporter import check_export
-from segdeploy.export.openvino import read_ir, write_ir
+from segdeploy.export.openvino_ir import read_ir, write_ir
 from segdeploy.export.options import Options
 
 pytest.importorskip("openvino", reason="openvino is not installed")
@@ -85,10 +85,17 @@ def test_the_command_for_another_format_asks_for_what_it_has(onnx_artifact):
 
 @pytest.mark.parametrize(("precision", "told"), [("fp32", "f32"), ("fp16", "f32"), ("bf16", "bf16"), ("int8", "f32")])
 def test_what_each_precision_tells_the_runtime(onnx_artifact, monkeypatch, tmp_path, precision, told):
-    """fp16 is computed in float32; only bf16 lowers the arithmetic; int8 is made in the ONNX graph, nothing else is."""
+    """fp16 is computed in float32; only bf16 lowers the arithmetic; int8 is made of the float32 graph, in both ways."""
     import msgspec
 
-    asked = []
+    from segdeploy.export import openvino_int8
+
+    asked, quantized = [], []
+
+    def write_int8(source, manifest, calibration, target):
+        quantized.append((manifest.precision, calibration))
+        write_ir(read_ir(source), target)
+        return manifest
 
     def write_onnx(graph, manifest, folder, options):
         asked.append(manifest.precision)
@@ -97,7 +104,10 @@ def test_what_each_precision_tells_the_runtime(onnx_artifact, monkeypatch, tmp_p
 
     monkeypatch.setattr(openvino, "write_onnx", write_onnx)
     manifest = msgspec.structs.replace(onnx_artifact.manifest, format="openvino", precision=precision)
-    made = openvino.write_openvino(None, manifest, tmp_path, Options(precision=precision))
-    assert asked == ["int8" if precision == "int8" else "fp32"]
+    monkeypatch.setattr(openvino_int8, "write_int8", write_int8)
+    options = Options(precision=precision)
+    made = openvino.write_openvino(None, manifest, tmp_path, options)
+    assert asked == ["fp32"]
+    assert quantized == ([("int8", options.calibration)] if precision == "int8" else [])
     assert (made.precision, made.inference_precision) == (precision, told)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
