@@ -11,6 +11,7 @@ from segdeploy.cli.options import (
     config_option,
     device_option,
     json_option,
+    max_pixels_option,
     print_table,
     resolve_samples,
     resolve_target,
@@ -40,6 +41,7 @@ _LINES_SHOWN = 20
 @config_option
 @device_option
 @threads_option
+@max_pixels_option
 @json_option
 def command(
     target: Path | None,
@@ -56,6 +58,7 @@ def command(
     config: str | None,
     device: str,
     threads: int | None,
+    max_pixels: int | None,
     json_path: Path | None,
 ) -> None:
     """Per-class IoU and accuracy of TARGET, a checkpoint or an artifact's folder, as mmseg computes them.
@@ -65,6 +68,7 @@ def command(
     mmseg's own test-time augmentation is --scales 0.5,0.75,1.0,1.25,1.5,1.75 --flip.
     """
     from segdeploy.export.shapes import parse_size
+    from segdeploy.images.decode import MAX_PIXELS
     from segdeploy.runtime.augment import Augmentation
     from segdeploy.runtime.evaluation import evaluate_artifact
     from segdeploy.runtime.predictor import with_inference
@@ -87,6 +91,7 @@ def command(
         threads=threads,
         processes=processes,
         augmentation=augmentation,
+        max_pixels=max_pixels or MAX_PIXELS,
         command=typed_command(),
     )
     show_evaluation(report)

@@ -27,6 +27,9 @@ checkpoint_option = click.option(
     type=click.Path(path_type=Path),
     help="The original; by default the one that the artifact remembers.",
 )
+max_pixels_option = click.option(
+    "--max-pixels", type=click.IntRange(min=1), help="Of a picture; larger ones are not decoded. 64,000,000 by default."
+)
 json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here too.")
 
 

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from segdeploy.cli.options import config_option, device_option, json_option, resolve_target, threads_option, write_json
+from segdeploy.cli.options import (
+    config_option,
+    device_option,
+    json_option,
+    max_pixels_option,
+    resolve_target,
+    threads_option,
+    write_json,
+)
 
 
 @click.command("predict")
@@ -17,7 +25,7 @@ from segdeploy.cli.options import config_option, device_option, json_option, res
 @click.option("--legend/--no-legend", default=True, show_default=True, help="Classes and their shares below the overlay.")
 @click.option("--opacity", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Of the colours.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Pictures or frames at once.")
-@click.option("--max-pixels", type=click.IntRange(min=1), help="Of a picture; 64,000,000 by default.")
+@max_pixels_option
 @config_option
 @device_option
 @threads_option

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segdeploy.artifact.layout import Labelling, Layout
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.base.errors import InputError
-from segdeploy.images.decode import IMAGE_SUFFIXES, checked_header
+from segdeploy.images.decode import IMAGE_SUFFIXES, MAX_PIXELS, checked_header
 
 # Where PASCAL VOC may lie within the folder that a user names.
 _WITHIN = ("", "VOCdevkit/VOC2012", "VOC2012")
@@ -134,27 +134,37 @@ def list_samples(layout: Layout) -> list[Sample]:
     return samples if layout.indices is None else [samples[index] for index in layout.indices if index < len(samples)]
 
 
-def read_truth(sample: Sample, default: Labelling) -> NDArray[Any]:
+def read_truth(sample: Sample, default: Labelling, *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """The label map of a sample, as classes; see ``read_label``.
 
     Args:
         sample: which.
         default: for a sample of a data set that says nothing of its own: the model's.
+        max_pixels: of a label map; see ``decode_image``.
 
     Raises:
         InputError: see ``read_label``.
     """
     labelling = sample.labelling or default
-    return read_label(sample.label, reduce_zero_label=labelling.reduce_zero_label, label_map=labelling.label_map)
+    return read_label(
+        sample.label, reduce_zero_label=labelling.reduce_zero_label, label_map=labelling.label_map, max_pixels=max_pixels
+    )
 
 
-def read_label(path: Path, *, reduce_zero_label: bool = False, label_map: Sequence[tuple[int, int]] = ()) -> NDArray[Any]:
+def read_label(
+    path: Path,
+    *,
+    reduce_zero_label: bool = False,
+    label_map: Sequence[tuple[int, int]] = (),
+    max_pixels: int = MAX_PIXELS,
+) -> NDArray[Any]:
     """Read a label map.
 
     Args:
         path: a PNG whose pixel values (palette indices or grey levels) are the labels.
         reduce_zero_label: label 0 becomes void and the others move down by one, as mmseg does for ADE20K.
         label_map: then, (label, class) of those that are another class; all at once.
+        max_pixels: see ``decode_image``.
 
     Returns:
         [H, W] integers.
@@ -168,7 +178,7 @@ def read_label(path: Path, *, reduce_zero_label: bool = False, label_map: Sequen
         data = path.read_bytes()
     except OSError as error:
         raise InputError(expected=f"a label map at '{path}'", got=str(error), fix="mend or remove it") from error
-    header = checked_header(data, f"'{path}'")
+    header = checked_header(data, f"'{path}'", max_pixels=max_pixels)
     try:
         with Image.open(io.BytesIO(data), formats=[header.kind]) as picture:
             mode, label = picture.mode, np.array(picture)

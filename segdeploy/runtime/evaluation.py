@@ -11,6 +11,7 @@ from segdeploy.base.errors import InputError
 from segdeploy.base.progress import progress_bar
 from segdeploy.images.arrays import Image, Labels
 from segdeploy.images.dataset import Sample
+from segdeploy.images.decode import MAX_PIXELS
 from segdeploy.runtime.augment import Augmentation
 from segdeploy.runtime.backend import running_versions
 from segdeploy.runtime.open import Device, open_session
@@ -69,6 +70,7 @@ def evaluate_artifact(
     threads: int | None = None,
     processes: int = 1,
     augmentation: Augmentation = PLAIN,
+    max_pixels: int = MAX_PIXELS,
     command: str = "",
 ) -> EvaluationReport:
     """Evaluate a model and say everything that the scores depend on.
@@ -83,6 +85,7 @@ def evaluate_artifact(
         threads: likewise.
         processes: likewise.
         augmentation: likewise.
+        max_pixels: likewise.
         command: what was typed.
 
     Raises:
@@ -90,7 +93,15 @@ def evaluate_artifact(
         ArtifactError: the artifact is bound to another machine.
     """
     started = datetime.now().astimezone()
-    counted = tally(artifact, samples, device=device, threads=threads, processes=processes, augmentation=augmentation)
+    counted = tally(
+        artifact,
+        samples,
+        device=device,
+        threads=threads,
+        processes=processes,
+        augmentation=augmentation,
+        max_pixels=max_pixels,
+    )
     manifest = artifact.manifest
     return make_report(
         counted.matrix,
@@ -121,6 +132,7 @@ def tally(
     threads: int | None = None,
     processes: int = 1,
     augmentation: Augmentation = PLAIN,
+    max_pixels: int = MAX_PIXELS,
 ) -> Tally:
     """Open a model and count every sample; an image that cannot be used costs itself only.
 
@@ -131,6 +143,7 @@ def tally(
         threads: CPU threads in all; None for as many as this process may use.
         processes: how many share the samples.
         augmentation: test-time augmentation.
+        max_pixels: of a picture and of a label map; see ``decode_image``.
 
     Raises:
         BackendError: the model cannot run here, or a worker process was ended.
@@ -139,11 +152,18 @@ def tally(
     label = f"eval {artifact.name}"
     if processes > 1:
         return tally_in_processes(
-            artifact, samples, device=device, threads=threads, processes=processes, augmentation=augmentation, label=label
+            artifact,
+            samples,
+            device=device,
+            threads=threads,
+            processes=processes,
+            augmentation=augmentation,
+            max_pixels=max_pixels,
+            label=label,
         )
     matrix, problems = empty_matrix(artifact), []
     with open_session(artifact, device, threads) as session, progress_bar(label, len(samples)) as advance:
-        for sample, reading in read_ahead(samples, artifact.manifest, matrix):
+        for sample, reading in read_ahead(samples, artifact.manifest, matrix, max_pixels):
             try:
                 count_sample(session, reading.result(), matrix, augmentation)
             except InputError as error:

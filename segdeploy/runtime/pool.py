@@ -65,6 +65,7 @@ def tally_in_processes(
     threads: int | None,
     processes: int,
     augmentation: Augmentation,
+    max_pixels: int,
     label: str,
 ) -> Tally:
     """``tally`` with the samples handed out to worker processes, one at a time.
@@ -76,7 +77,7 @@ def tally_in_processes(
     count = min(processes, len(samples))
     share = max(1, threads // count) if threads else compute_threads(count)
     with ExitStack() as stack, progress_bar(label, len(samples)) as advance:
-        workers = [stack.enter_context(_Worker(artifact, device, share, augmentation)) for _ in range(count)]
+        workers = [stack.enter_context(_Worker(artifact, device, share, augmentation, max_pixels)) for _ in range(count)]
         matrix, found = empty_matrix(artifact), {}
         devices = dict.fromkeys(_device(worker.reply()) for worker in workers)
         waiting, busy = list(enumerate(samples))[::-1], {}
@@ -103,12 +104,16 @@ def tally_in_processes(
 class _Worker:
     """One process and the pipe to it; a context manager that ends it."""
 
-    def __init__(self, artifact: Artifact, device: Device, threads: int, augmentation: Augmentation) -> None:
+    def __init__(self, artifact: Artifact, device: Device, threads: int, augmentation: Augmentation, max_pixels: int) -> None:
         # Not forked: the thread pools of PyTorch and onnxruntime, and CUDA, do not survive that.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_work, args=(theirs, artifact, device, threads, augmentation), name="segdeploy eval", daemon=True
+            target=_work,
+            args=(theirs, artifact, device, threads, augmentation),
+            kwargs={"max_pixels": max_pixels},
+            name="segdeploy eval",
+            daemon=True,
         )
         with _ctrl_c_kept():
             self._process.start()
@@ -197,6 +202,8 @@ def _work(
     device: Device,
     threads: int,
     augmentation: Augmentation,
+    *,
+    max_pixels: int,
 ) -> None:
     """The worker: counts what it is given until there is no more, or until the other side is gone."""
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -207,7 +214,8 @@ def _work(
                 while (sample := connection.recv()) is not None:
                     problem = None
                     try:
-                        count_sample(session, load_sample(sample, artifact.manifest, matrix), matrix, augmentation)
+                        loaded = load_sample(sample, artifact.manifest, matrix, max_pixels)
+                        count_sample(session, loaded, matrix, augmentation)
                     except InputError as error:
                         problem = error
                     connection.send(_Done(problem))

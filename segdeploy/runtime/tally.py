@@ -12,7 +12,7 @@ from segdeploy.artifact.manifest import Manifest
 from segdeploy.base.errors import InputError
 from segdeploy.images.arrays import Image, Labels
 from segdeploy.images.dataset import Sample, read_truth
-from segdeploy.images.decode import read_image
+from segdeploy.images.decode import MAX_PIXELS, read_image
 from segdeploy.runtime.augment import Augmentation, predict_augmented
 from segdeploy.runtime.session import Session
 from segdeploy.scores.confusion_matrix import ConfusionMatrix
@@ -59,20 +59,22 @@ class Loaded:
     truth: Labels
 
 
-def load_sample(sample: Sample, manifest: Manifest, matrix: ConfusionMatrix) -> Loaded:
+def load_sample(sample: Sample, manifest: Manifest, matrix: ConfusionMatrix, max_pixels: int = MAX_PIXELS) -> Loaded:
     """Read an image and its label map, and hold them against each other and the model's classes: it costs no prediction.
+
+    ``max_pixels`` is the limit of ``decode_image``, for both.
 
     Raises:
         InputError: the image or label map cannot be used.
     """
-    image = read_image(sample.image)
-    truth = read_truth(sample, manifest.labelling)
+    image = read_image(sample.image, max_pixels=max_pixels)
+    truth = read_truth(sample, manifest.labelling, max_pixels=max_pixels)
     matrix.check(truth, (image.shape[0], image.shape[1]), f"'{sample.label}'")
     return Loaded(sample, image, truth)
 
 
 def read_ahead(
-    samples: Iterable[Sample], manifest: Manifest, matrix: ConfusionMatrix
+    samples: Iterable[Sample], manifest: Manifest, matrix: ConfusionMatrix, max_pixels: int = MAX_PIXELS
 ) -> Iterator[tuple[Sample, Future[Loaded]]]:
     """Samples with what will be their content: the next ones are read while the network is busy with one.
 
@@ -82,7 +84,7 @@ def read_ahead(
     reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
     try:
         for sample in samples:
-            waiting.append((sample, reader.submit(load_sample, sample, manifest, matrix)))
+            waiting.append((sample, reader.submit(load_sample, sample, manifest, matrix, max_pixels)))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft()
         while waiting:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from segdeploy.artifact.folder import open_artifact
 from segdeploy.base.errors import InputError
+from segdeploy.base.machine import compute_threads
 from segdeploy.images.arrays import Image
-from segdeploy.images.decode import decode_image
+from segdeploy.images.decode import MAX_PIXELS, decode_image
 from segdeploy.images.label_png import label_png
 from segdeploy.runtime.fitting import Fitted, fit_picture
 from segdeploy.runtime.open import open_session
 from segdeploy.runtime.predictor import predict_batch
 from segdeploy.runtime.session import Session
+from segdeploy.serve import environment
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +44,8 @@ class Answer:
 class Predictor:
     """Segments the images of a batch of requests; one bad image fails alone."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, max_pixels: int = MAX_PIXELS) -> None:
+        self._session, self._max_pixels = session, max_pixels
         self._manifest = session.artifact.manifest
 
     def answer(self, bodies: Sequence[bytes]) -> list[Answer]:
@@ -72,7 +74,7 @@ class Predictor:
     def _decode(self, body: bytes) -> tuple[Fitted, Image] | Answer:
         """How an image comes to the artifact, and the image; or why not."""
         try:
-            image = decode_image(body, "the request's body")
+            image = decode_image(body, "the request's body", max_pixels=self._max_pixels)
             height, width = image.shape[:2]
             return fit_picture(height, width, self._manifest), image
         except InputError as error:
@@ -95,6 +97,9 @@ class Predictor:
 def open_predictor(folder: Path, gpu: int | None) -> Predictor:
     """Open an artifact for one worker, and log where it runs.
 
+    ``SEGDEPLOY_WORKERS`` says among how many the CPU's threads are shared (1), ``SEGDEPLOY_MAX_PIXELS`` how large a picture
+    may be.
+
     Args:
         folder: the artifact's.
         gpu: the worker's, counted from 0 among those that this process may see; None for the CPU.
@@ -102,15 +107,19 @@ def open_predictor(folder: Path, gpu: int | None) -> Predictor:
     Raises:
         ArtifactError: the artifact is incomplete or altered.
         BackendError: it cannot run here.
+        InputError: an environment variable that is no number.
     """
+    max_pixels = environment.positive_number(environment.MAX_PIXELS, MAX_PIXELS)
+    threads = compute_threads(environment.positive_number(environment.WORKERS, 1))
     if gpu is not None:
         # Every backend takes the first GPU that it sees: it shall see this worker's alone.
         visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
         os.environ["CUDA_VISIBLE_DEVICES"] = visible[gpu] if gpu < len(visible) else str(gpu)
-    session = open_session(open_artifact(folder), "cpu" if gpu is None else "auto")
+    session = open_session(open_artifact(folder), "cpu" if gpu is None else "auto", threads)
     asked = "the CPU" if gpu is None else f"GPU {gpu}"
-    _log.info("%s: this worker was given %s, the model runs on %s", session.artifact.name, asked, session.device)
-    return Predictor(session)
+    text = "%s: this worker was given %s, the model runs on %s; CPU threads: %d"
+    _log.info(text, session.artifact.name, asked, session.device, threads)
+    return Predictor(session, max_pixels)
 
 
 def _refusal(error: InputError) -> Answer:

@@ -23,6 +23,7 @@ from typing import IO
 
 from segdeploy.base.errors import InputError, MissingExtraError, ServeError
 from segdeploy.base.files import write_file
+from segdeploy.serve import environment
 from segdeploy.serve.archive import check_name
 
 HOST = "127.0.0.1"
@@ -58,6 +59,7 @@ class Settings:
         batch_size: most requests that are run together.
         max_batch_delay_ms: how long a request waits for others. With batches, a lone request always waits so long.
         response_timeout_s: after which TorchServe restarts a silent worker.
+        max_pixels: of a picture; None for what ``decode_image`` allows by default.
     """
 
     host: str = HOST
@@ -65,6 +67,7 @@ class Settings:
     batch_size: int = 1
     max_batch_delay_ms: int = 10
     response_timeout_s: int = 120
+    max_pixels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -175,17 +178,20 @@ def start(archive: Path, *, port: int | None = None, settings: Settings | None =
             *("--model-store", str(archive.parent.resolve()), "--models", f"{archive.stem}={archive.name}"),
             *("--ts-config", str(config)),
         ]
-        environment = {
+        variables = {
             **{key: value for key, value in os.environ.items() if key != "TS_CONFIG_FILE"},
             "JAVA_HOME": java_home,
             "TEMP": folder,
             "TMPDIR": folder,
             "LOG_LOCATION": str(scratch / "logs"),
             "METRICS_LOCATION": str(scratch / "logs"),
+            environment.WORKERS: str(chosen.workers),
         }
+        if chosen.max_pixels is not None:
+            variables[environment.MAX_PIXELS] = str(chosen.max_pixels)
         with log.open("ab") as sink:  # appending, so that it may be cut short under the server
             process = subprocess.Popen(
-                command, cwd=scratch, env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+                command, cwd=scratch, env=variables, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
             )
         try:
             _wait_until_ready(process, archive.stem, ports, log)

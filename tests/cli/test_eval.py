@@ -38,6 +38,8 @@ def test_bad_inputs(main, one_line, checkpoint_path, labelled_root, onnx_artifac
     """A missing target, data set, split or GPU: one line each, exit 1, and no figures written."""
     one_line(main("eval"), "segdeploy train")
     one_line(main("eval", "none.pth"), "no such file")
+    ended = main("eval", onnx_artifact.folder, "--data", labelled_root, "--limit", "1", "--max-pixels", "99")
+    assert "at most 9.9e-05 megapixels" in ended.err
     one_line(main("eval", labelled_root), "manifest.json")
     one_line(main("eval", onnx_artifact.folder, "--data", "none"), "a data set at 'none'")
     one_line(main("eval", onnx_artifact.folder, "--data", labelled_root, "--split", "test"), "a split 'test'")

@@ -8,6 +8,7 @@ import pytest
 from segdeploy.artifact.folder import Artifact
 from segdeploy.base.errors import InputError
 from segdeploy.images.dataset import find_samples
+from segdeploy.images.decode import read_image
 from segdeploy.runtime import open_session
 from segdeploy.runtime.augment import Augmentation
 from segdeploy.runtime.evaluation import evaluate, evaluate_artifact, tally
@@ -101,6 +102,17 @@ def test_one_bad_image_costs_itself_only(onnx_artifact, labelled_root, changed_l
     good = tally(onnx_artifact, [one for one in samples if one.name in "035"], device="cpu", threads=1)
     assert found.matrix.images == 3
     assert (found.matrix.counts == good.matrix.counts).all()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_limit_of_pixels_reaches_the_decoder(onnx_artifact, labelled_root, processes):
+    """Pictures above it, and they alone, are not decoded; the default lets all of them pass."""
+    samples = find_samples(labelled_root, "val")
+    pixels = {one.name: read_image(one.image)[..., 0].size for one in samples}
+    limit = sorted(pixels.values())[2]
+    found = tally(onnx_artifact, samples, device="cpu", threads=1, processes=processes, max_pixels=limit)
+    assert [one.sample.name for one in found.problems] == [name for name, count in pixels.items() if count > limit] != []
+    assert all("--max-pixels" in str(one.error) for one in found.problems)
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation((1.0, 1.5), flip=True)])

@@ -110,7 +110,7 @@ def test_a_worker_that_is_killed(onnx_artifact, labelled_root, monkeypatch):
 def test_a_bug_in_a_worker_keeps_its_traceback(onnx_artifact, labelled_root):
     """It is not dressed up as an error of the user's, and it can be found."""
     samples = find_samples(labelled_root, "val")
-    with pytest.raises(RuntimeError, match=r"in a worker:(.|\n)*count_sample(.|\n)*AttributeError"):
+    with pytest.raises(RuntimeError, match=r"in a worker:(.|\n)*load_sample(.|\n)*AttributeError"):
         tally(onnx_artifact, [*samples[:2], "no sample", *samples[2:]], device="cpu", threads=1, processes=2)
     assert not multiprocessing.active_children()
 
@@ -142,7 +142,7 @@ def test_threads_are_shared(onnx_artifact, labelled_root, monkeypatch):
     class StopError(Exception):
         pass
 
-    def note(self, artifact, device, threads, augmentation):
+    def note(self, artifact, device, threads, *_):
         asked.append(threads)
         raise StopError
 

@@ -18,6 +18,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import psutil
 import pytest
@@ -29,15 +30,16 @@ from segdeploy.serve.client import predict
 from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, follow, start, start_line, stop_line, write_config
 
 pytestmark = pytest.mark.slow
+LARGEST = 120 * 80  # of the pictures that are sent
 
 
 @pytest.fixture(scope="module")
 def server(archive):
-    """The archive served with batches of up to four, where a proxy is set that answers nothing."""
+    """The archive served with batches of up to four and a limit of pixels, where a proxy is set that answers nothing."""
     pytest.importorskip("ts", reason="torchserve is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("http_proxy", "http://127.0.0.1:9")
-        with start(archive, settings=Settings(batch_size=4, max_batch_delay_ms=50)) as running:
+        with start(archive, settings=Settings(batch_size=4, max_batch_delay_ms=50, max_pixels=LARGEST)) as running:
             yield running
 
 
@@ -63,6 +65,15 @@ def test_a_corrupt_image_gets_422_and_its_neighbours_their_masks(server, encoded
         answers = list(pool.map(ask, bodies))
     assert answers[0] == answers[2] == (64, 96)
     assert "12 bytes of something else" in answers[1]
+
+
+def test_its_worker_has_the_settings(server):
+    """The limit of pixels and the number of workers come to the process that TorchServe starts."""
+    with pytest.raises(InputError, match=r"at most 0\.0096 megapixels"):
+        predict(server.url, bytes(cv2.imencode(".png", np.zeros((121, 80, 3), np.uint8))[1]))
+    below = psutil.Process(server.pid).children(recursive=True)
+    worker = next(one for one in below if "model_service_worker" in str(one.cmdline()))
+    assert worker.environ()["SEGDEPLOY_WORKERS"] == "1"
 
 
 def test_it_says_that_it_is_healthy(server):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segdeploy.base.errors import InputError
 from segdeploy.images.decode import decode_image
 from segdeploy.runtime.open import open_session
 from segdeploy.runtime.predictor import predict_batch, predict_labels
@@ -108,10 +109,10 @@ def test_a_failure_inside_the_model_is_500_for_its_group_only(onnx_session, enco
 def test_a_decoder_that_breaks_costs_its_own_image_only(onnx_session, encoded, monkeypatch, caplog):
     """An unexpected exception while decoding is 500 for that item, with its reason in the log and not in the answer."""
 
-    def decode(body, source):
+    def decode(body, source, **limits):
         if body == b"evil":
             raise NotImplementedError("pixel format 7")
-        return decode_image(body, source)
+        return decode_image(body, source, **limits)
 
     monkeypatch.setattr("segdeploy.serve.predictor.decode_image", decode)
     answers = Predictor(onnx_session).answer([encoded[0], b"evil", encoded[2]])
@@ -133,6 +134,36 @@ def test_a_worker_sees_its_own_gpu_only(onnx_artifact, monkeypatch, caplog, give
     assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
     assert ("the CPU" if gpu is None else f"GPU {gpu}") in caplog.text
     assert "the model runs on c" in caplog.text
+
+
+def test_workers_share_the_threads(onnx_artifact, monkeypatch):
+    """Each of several takes its part of the cores; alone it has them all."""
+    asked = []
+
+    def opened(artifact, device, threads):
+        asked.append(threads)
+        return open_session(artifact, device, threads)
+
+    monkeypatch.setattr("segdeploy.serve.predictor.open_session", opened)
+    monkeypatch.setattr("segdeploy.base.machine.physical_cores", lambda root: 8)
+    monkeypatch.setattr("segdeploy.base.machine.cpu_quota", lambda root: None)
+    for workers in (None, "1", "3", "9"):
+        monkeypatch.delenv("SEGDEPLOY_WORKERS", raising=False)
+        if workers:
+            monkeypatch.setenv("SEGDEPLOY_WORKERS", workers)
+        open_predictor(onnx_artifact.folder, None)
+    assert asked == [8, 8, 2, 1]
+
+
+def test_the_limit_of_pixels_is_the_servers(onnx_artifact, encoded, monkeypatch):
+    """A picture at the limit is answered, one above it is refused, and a limit that is no number is one line."""
+    monkeypatch.setenv("SEGDEPLOY_MAX_PIXELS", str(75 * 100))
+    predictor = open_predictor(onnx_artifact.folder, None)
+    assert [answer.status for answer in predictor.answer([encoded[0], encoded[3], encoded[1]])] == [200, 422, 200]
+    for wrong in ("0", "-1", "64e6", "many", ""):
+        monkeypatch.setenv("SEGDEPLOY_MAX_PIXELS", wrong)
+        with pytest.raises(InputError, match=f"in SEGDEPLOY_MAX_PIXELS; got '{wrong}'; correct it"):
+            open_predictor(onnx_artifact.folder, None)
 
 
 class FakeContext:

@@ -1,0 +1,24 @@
+"""What a worker is told through its environment: TorchServe hands no settings of ours to a handler."""
+
+from __future__ import annotations
+
+import os
+
+from segdeploy.base.errors import InputError
+
+WORKERS = "SEGDEPLOY_WORKERS"
+MAX_PIXELS = "SEGDEPLOY_MAX_PIXELS"
+
+
+def positive_number(variable: str, default: int) -> int:
+    """The whole number in an environment variable; the default where it is not set.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    text = os.environ.get(variable)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise InputError(expected=f"a whole number from 1 on in {variable}", got=f"'{text}'", fix="correct it, or unset it")
+    return int(text)
