@@ -12,6 +12,7 @@ import msgspec
 
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Axis, Bounds, Format, Precision
+from segdeploy.artifact.verdict import DeviceKind
 from segdeploy.base.machine import compute_threads
 from segdeploy.base.progress import progress_bar
 from segdeploy.bench.environment import OtherLoad, load_average, read_environment
@@ -26,6 +27,7 @@ from segdeploy.bench.result import (
     BenchSettings,
     DataSet,
     Environment,
+    RowParity,
     Shape,
     Timing,
     row_parity,
@@ -241,7 +243,7 @@ class _Group:
             checkpoint_sha256=manifest.lineage.checkpoint_sha256,
             shape=self._shape,
             status="measured",
-            parity=row_parity(one.artifact, "cuda" if one.opened.device.startswith("cuda") else "cpu"),
+            parity=_parity(one.artifact, "cuda" if one.opened.device.startswith("cuda") else "cpu"),
             device=one.opened.device,
             timing=Timing(
                 load_ms=one.opened.load_ms,
@@ -270,7 +272,7 @@ class _Group:
                 shape=self._shape,
                 status="not run",
                 reason=reason,
-                parity="reference" if candidate.backend == "eager" else "not verified",
+                parity="reference" if candidate.backend == "eager" and not candidate.variation else "not verified",
                 variation=candidate.variation,
             )
         manifest = candidate.manifest
@@ -283,7 +285,7 @@ class _Group:
             shape=self._shape,
             status="not run",
             reason=reason,
-            parity=row_parity(candidate),
+            parity=_parity(candidate),
             variation=variation_of(candidate),
         )
 
@@ -331,6 +333,12 @@ def _label(candidate: Candidate) -> str:
     label = "eager" if _format(candidate) == "eager" or isinstance(candidate, Missing) else candidate.manifest.label
     variation = variation_of(candidate)
     return f"{label}-{variation}" if variation else label
+
+
+def _parity(artifact: Artifact, device: DeviceKind | None = None) -> RowParity:
+    """What the manifest says; nothing of the checkpoint run in another way than mmseg's."""
+    eager = artifact.manifest.format == "eager"
+    return "not verified" if eager and variation_of(artifact) else row_parity(artifact, device)
 
 
 def _with_load(environment: Environment, other_cpus: float | None) -> Environment:

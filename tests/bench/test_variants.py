@@ -72,7 +72,7 @@ def test_a_named_variation_is_a_row_of_its_own(tiny_artifact):
     assert [variation_of(one) if not isinstance(one, Missing) else one.variation for one in both] == [None, "compile", None]
     assert len(choose_candidates([tiny_artifact()], ["eager-compile"])) == 1
     rows = bench(both[1:2], BenchSettings(iterations=1)).rows
-    assert [(row.label, row.status) for row in rows] == [("eager-compile", "not run")]
+    assert [(row.label, row.status, row.parity) for row in rows] == [("eager-compile", "not run", "not verified")]
 
 
 def test_eager_variations_are_measured_and_the_work_is_counted(checkpoint_path, monkeypatch):
@@ -88,6 +88,7 @@ def test_eager_variations_are_measured_and_the_work_is_counted(checkpoint_path, 
     assert [(row.label, row.status) for row in rows] == [("eager", "measured"), ("eager-channels_last", "measured")]
     assert rows[0].gmac == pytest.approx(2 * _multiplications(checkpoint_path, 32, 48) / 1e9, rel=1e-6)
     assert rows[1].gmac is None
+    assert [row.parity for row in rows] == ["reference", "not verified"]
 
 
 def _multiplications(checkpoint, height, width):

@@ -90,6 +90,9 @@ def test_one_of_several_that_cannot_run_is_no_error(segdeploy, tiny_artifact, fo
         (("--data", "nowhere"), "got no such folder"),
         (("--shape", "12"), "such as 512x512"),
         (("elsewhere",), "expected an artifact"),
+        (("--suite", "unet"), "upernet-r18, upernet-r50, upernet-r101; got 'unet'"),
+        (("--suite", "upernet-r18", "exports"), "--suite or ARTIFACTS"),
+        (("--suite", "upernet-r18", "--backend", "tensorflow"), "got 'tensorflow'"),
     ],
 )
 def test_mistakes_are_answered_before_anything_is_measured(segdeploy, tiny_artifact, arguments, text):
@@ -99,3 +102,38 @@ def test_mistakes_are_answered_before_anything_is_measured(segdeploy, tiny_artif
     assert status == 1
     assert text in err
     assert out == ""
+
+
+def test_growth_prints_and_writes_its_curves(segdeploy, tiny_artifact, monkeypatch):
+    """A table and an exponent a curve; the file holds the same; nothing of the usual report."""
+    import msgspec
+
+    from segdeploy.bench import growth
+
+    for name, few in (("_SIDES", (64, 128)), ("_BATCHES", ()), ("_IMAGES", ())):
+        monkeypatch.setattr(growth, name, few)
+    tiny_artifact()
+    status, out, _ = segdeploy("--growth", "--iterations", "2", "--threads", "1", "--largest", "128", "--json", "g.json")
+    assert status == 0
+    found = msgspec.json.decode(Path("g.json").read_bytes(), type=growth.GrowthReport)
+    (curve,) = found.curves
+    assert f"cost ~ pixels^{curve.exponent:.2f}: {curve.verdict}" in out
+    assert "1 x 128x128" in out
+    assert found.command.startswith("segdeploy bench --growth")
+
+
+def test_a_suite_is_measured_like_artifacts_that_were_named(segdeploy, tiny_artifact, monkeypatch):
+    """What could be made has figures, what could not its reason; a suite asks for the peak, and for short turns."""
+    from segdeploy.bench import run
+    from segdeploy.bench.run import Missing
+    from segdeploy.suite import make
+
+    monkeypatch.setattr(run, "measure_peaks", lambda threads, device: ())
+    rows = [tiny_artifact(), Missing("upernet-r18", "pt2", "fp32", "c" * 64, "there is no compiler")]
+    monkeypatch.setattr(make, "make_suite", lambda suite, wanted, checkpoint, say: rows)
+    quick = ("--iterations", "2", "--min-time", "0", "--threads", "1", "--device", "cpu", "--shape", "32x48")
+    status, out, _ = segdeploy("--suite", "upernet-r18", *quick, "--json", "b.json")
+    assert status == 0
+    assert "pt2-fp32 was not run: there is no compiler" in out
+    settings = read_report(Path("b.json")).settings
+    assert (settings.peak, settings.turn, settings.max_time_s, settings.batch) == (True, 2, 1800, (1,))
