@@ -23,7 +23,7 @@ def test_a_filter_leaves_the_named_backends_only(tiny_artifact, foreign_engine):
 
 def test_an_unknown_backend_is_answered_with_the_known_ones(tiny_artifact):
     """A misspelt name is not guessed at."""
-    with pytest.raises(BackendError, match="eager, torchscript, pt2, onnx, tensorrt; got 'tensorflow'"):
+    with pytest.raises(BackendError, match="eager, torchscript, pt2, onnx, openvino, tensorrt; got 'tensorflow'"):
         choose_candidates([tiny_artifact()], ["tensorflow"])
 
 

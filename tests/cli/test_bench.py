@@ -85,7 +85,7 @@ def test_one_of_several_that_cannot_run_is_no_error(segdeploy, tiny_artifact, fo
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--backend", "tensorflow"), "eager, torchscript, pt2, onnx, tensorrt; got 'tensorflow'"),
+        (("--backend", "tensorflow"), "eager, torchscript, pt2, onnx, openvino, tensorrt; got 'tensorflow'"),
         (("--backend", "torchscript"), "segdeploy export --to torchscript"),
         (("--data", "nowhere"), "got no such folder"),
         (("--shape", "12"), "such as 512x512"),

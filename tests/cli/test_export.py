@@ -113,7 +113,7 @@ def test_several_profiles_and_targets(main, checkpoint_path, exported_before):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--to", "caffe"), "a format out of torchscript, pt2, onnx, tensorrt"),
+        (("--to", "caffe"), "a format out of torchscript, pt2, onnx, openvino, tensorrt"),
         (("--to", "onnx", "--to", "caffe"), "'caffe'"),
         (("--to", "onnx", "--opset", "9"), "an opset of 18 to 23"),
         (("--to", "torchscript", "--shape", "big"), "HxW for --shape"),
