@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from segdeploy.artifact.manifest import KeptLayer
+from segdeploy.artifact.quantization import KeptLayer
 from segdeploy.base.errors import ExportError
 from segdeploy.export.nodes import comes_from, float_tensors, is_top_level, module_of, pixel_tensors, pooling_products
 from segdeploy.export.rewrites.pooling import ExactAdaptiveAvgPool2d

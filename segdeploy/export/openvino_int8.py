@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import onnx
 
-from segdeploy.artifact.manifest import Manifest, Quantization
+from segdeploy.artifact.manifest import Manifest
+from segdeploy.artifact.quantization import Quantization
 from segdeploy.base.versions import version_of
 from segdeploy.export import nncf
 from segdeploy.export.calibration import choose_pictures, network_inputs

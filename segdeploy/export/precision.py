@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import onnx
 
-from segdeploy.artifact.manifest import KeptLayer, Manifest, Quantization
+from segdeploy.artifact.manifest import Manifest
+from segdeploy.artifact.quantization import KeptLayer, Quantization
 from segdeploy.base.errors import ExportError, InputError
 from segdeploy.base.machine import cpu_flags
 from segdeploy.export.calibration import Pictures, choose_pictures, measure_ranges

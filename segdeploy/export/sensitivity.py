@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from segdeploy.artifact.manifest import Manifest, QualityDrop
+from segdeploy.artifact.manifest import Manifest
+from segdeploy.artifact.quantization import QualityDrop
 from segdeploy.base.errors import ExportError
 from segdeploy.base.progress import track
 from segdeploy.export.calibration import network_inputs

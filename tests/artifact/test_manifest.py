@@ -3,18 +3,8 @@ import json
 import msgspec
 import pytest
 
-from segdeploy.artifact.manifest import (
-    Bounds,
-    Engine,
-    FileEntry,
-    KeptLayer,
-    Profile,
-    QualityDrop,
-    Quantization,
-    Target,
-    decode_manifest,
-    encode_manifest,
-)
+from segdeploy.artifact.manifest import Bounds, Engine, FileEntry, Profile, Target, decode_manifest, encode_manifest
+from segdeploy.artifact.quantization import KeptLayer, QualityDrop, Quantization
 from segdeploy.artifact.verdict import FlipFigures, LogitFigures, Parity, ShapeParity, Tolerance
 from segdeploy.base.errors import ArtifactError
 
