@@ -39,16 +39,16 @@ def new_folder(path: Path, purpose: str, is_older: Callable[[Path], bool] | None
     """
     allowed = is_older or (lambda folder: is_marked(folder, purpose))
     with writable(path):
-        target = path.resolve()
-        make_parent(target)
-        _restore(target)
-        _check_replaceable(target, purpose, allowed)
-        with _temporary_beside(target) as temporary:
+        place = path.resolve()
+        make_parent(place)
+        _restore(place)
+        _check_replaceable(place, purpose, allowed)
+        with _temporary_beside(place) as temporary:
             yield temporary
             if is_older is None:
                 (temporary / MARK_NAME).write_text(purpose + "\n")
             temporary.chmod(0o777 & ~current_umask())
-            _take_place(temporary, target, purpose, allowed)
+            _take_place(temporary, place, purpose, allowed)
 
 
 def claim_folder(path: Path, purpose: str) -> None:
@@ -109,11 +109,11 @@ def _check_replaceable(path: Path, purpose: str, allowed: Callable[[Path], bool]
 
 
 @contextmanager
-def _temporary_beside(target: Path) -> Iterator[Path]:
+def _temporary_beside(place: Path) -> Iterator[Path]:
     """A folder that is locked while its process lives, so that another can tell whether it may be removed."""
-    with locked_folder(target.parent):  # none may be taken for a left one between its making and its lock
-        _remove_left(target)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}{_TEMPORARY}", dir=target.parent))
+    with locked_folder(place.parent):  # none may be taken for a left one between its making and its lock
+        _remove_left(place)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}{_TEMPORARY}", dir=place.parent))
         handle = os.open(temporary, os.O_RDONLY)
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -124,8 +124,8 @@ def _temporary_beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _remove_left(target: Path) -> None:
-    for left in _beside(target, ""):
+def _remove_left(place: Path) -> None:
+    for left in _beside(place, ""):
         try:
             handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError:
@@ -140,37 +140,37 @@ def _remove_left(target: Path) -> None:
             os.close(handle)
 
 
-def _restore(target: Path) -> None:
+def _restore(place: Path) -> None:
     """Put back what a kill in the one moment left aside, where the file system cannot exchange folders."""
-    if target.parent.is_dir():
-        with locked_folder(target.parent):
-            aside = [] if target.exists() else list(_beside(target, ".old"))
+    if place.parent.is_dir():
+        with locked_folder(place.parent):
+            aside = [] if place.exists() else list(_beside(place, ".old"))
             if aside:
-                max(aside, key=lambda one: one.stat().st_mtime).rename(target)
+                max(aside, key=lambda one: one.stat().st_mtime).rename(place)
 
 
-def _beside(target: Path, ending: str) -> Iterator[Path]:
-    start = f".{target.name}{_TEMPORARY}"
-    for one in target.parent.iterdir():
+def _beside(place: Path, ending: str) -> Iterator[Path]:
+    start = f".{place.name}{_TEMPORARY}"
+    for one in place.parent.iterdir():
         if one.name.startswith(start) and one.name.endswith(ending) and one.is_dir() and not one.is_symlink():
             yield one
 
 
-def _take_place(temporary: Path, target: Path, purpose: str, allowed: Callable[[Path], bool]) -> None:
-    if not target.exists():
-        temporary.rename(target)
+def _take_place(temporary: Path, place: Path, purpose: str, allowed: Callable[[Path], bool]) -> None:
+    if not place.exists():
+        temporary.rename(place)
         return
-    with locked_folder(target):
-        _check_replaceable(target, purpose, allowed)  # again: it may have been filled meanwhile
-        if _exchange(temporary, target):
+    with locked_folder(place):
+        _check_replaceable(place, purpose, allowed)  # again: it may have been filled meanwhile
+        if _exchange(temporary, place):
             return
-        with locked_folder(target.parent):
+        with locked_folder(place.parent):
             aside = temporary.with_name(temporary.name + ".old")
-            target.rename(aside)
+            place.rename(aside)
             try:
-                temporary.rename(target)
+                temporary.rename(place)
             except OSError:
-                aside.rename(target)
+                aside.rename(place)
                 raise
             shutil.rmtree(aside, ignore_errors=True)
 

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 @click.command("check")
-@click.argument("target", metavar="FOLDER_OR_CONFIG")
+@click.argument("source", metavar="FOLDER_OR_CONFIG")
 @click.option("--data-root", type=click.Path(path_type=Path), help="With a config: the data set, in place of the config's.")
 @click.option("--classes", type=click.IntRange(1, 255), help="How many there are; by default what the data set says.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Class frequencies as a picture: .svg, .png or .pdf.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes; as many as usable CPUs by default.")
 @json_option
 def command(
-    target: str, data_root: Path | None, classes: int | None, plot: Path | None, workers: int | None, json_path: Path | None
+    source: str, data_root: Path | None, classes: int | None, plot: Path | None, workers: int | None, json_path: Path | None
 ) -> None:
     """Say everything that is wrong with a data set, and how often its classes occur.
 
@@ -39,7 +39,7 @@ def command(
 
     if plot is not None:
         check_plot_path(plot)
-    report = check(find_dataset(target, data_root), classes=classes, workers=workers or usable_cpus())
+    report = check(find_dataset(source, data_root), classes=classes, workers=workers or usable_cpus())
     _show(report)
     write_json(json_path, report)
     if plot is not None:
@@ -47,7 +47,7 @@ def command(
         click.echo(f"written: {plot}", err=True)
     if report.faults:
         kinds = ", ".join(f"{one.count} x {one.kind}" for one in report.findings if one.severity == "fault")
-        raise InputError(expected=f"a data set without faults at '{target}'", got=kinds, fix="see the list above")
+        raise InputError(expected=f"a data set without faults at '{source}'", got=kinds, fix="see the list above")
     click.echo("no faults")
 
 

@@ -65,4 +65,4 @@ def export_model(
     graph = DeployGraph(build_model(checkpoint), manifest, restructured=options.restructure).eval()
     manifest = msgspec.structs.replace(manifest, restructured=graph.restructured)
     check_smallest_side(graph, manifest, crop_size(checkpoint.config))
-    return write_artifact(folder, lambda target: exporter.write(graph, manifest, target, options))
+    return write_artifact(folder, lambda place: exporter.write(graph, manifest, place, options))

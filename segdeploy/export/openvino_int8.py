@@ -1,6 +1,6 @@
 """int8 for OpenVINO, made twice: our Q/DQ nodes, and NNCF's post-training quantization. The better of the two is kept.
 
-Both are held against the same labels (``quality.Judge``), by OpenVINO itself.
+Both are held against the same labels (``quality.QualityMeter``), by OpenVINO itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from segdeploy.export.calibration import choose_pictures, network_inputs
 from segdeploy.export.openvino_ir import read_ir, write_ir
 from segdeploy.export.options import Calibration
 from segdeploy.export.precision import convert, labelled
-from segdeploy.export.quality import Judge
+from segdeploy.export.quality import QualityMeter
 from segdeploy.export.quantize import never_quantized
 from segdeploy.images.decode import read_image
 
@@ -53,10 +53,10 @@ def write_int8(source: Path, manifest: Manifest, wanted: Calibration, target: Pa
     quantized = nncf.quantize(read_ir(floats), never_quantized(onnx.load(floats)), batches)
     write_ir(quantized, theirs)
 
-    judge = Judge(manifest, floats, labelled(manifest, wanted), pictures.paths)
-    if judge.metric != "mIoU":
-        judge.prepare()
-    score, other = judge.score(ours, "int8, Q/DQ"), judge.score(theirs, "int8, NNCF")
+    meter = QualityMeter(manifest, floats, labelled(manifest, wanted), pictures.paths)
+    if meter.metric != "mIoU":
+        meter.prepare()
+    score, other = meter.score(ours, "int8, Q/DQ"), meter.score(theirs, "int8, NNCF")
     best, quantization = ours, made.quantization
     tool, beside = quantization.method, f"NNCF {version_of('nncf')}"
     if other > score:
@@ -65,7 +65,7 @@ def write_int8(source: Path, manifest: Manifest, wanted: Calibration, target: Pa
         tool, beside = f"{beside} post-training quantization, mixed preset", "onnxruntime static Q/DQ"
     for suffix in (".xml", ".bin"):
         best.with_suffix(suffix).replace(target.with_suffix(suffix))
-    method = f"{tool}; {judge.metric} {score:.2f}, by {beside} {other:.2f}"
+    method = f"{tool}; {meter.metric} {score:.2f}, by {beside} {other:.2f}"
     return msgspec.structs.replace(made, quantization=msgspec.structs.replace(quantization, method=method))
 
 

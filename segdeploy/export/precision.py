@@ -16,8 +16,8 @@ from segdeploy.base.machine import cpu_flags
 from segdeploy.export.calibration import Pictures, choose_pictures, measure_ranges
 from segdeploy.export.fp16 import LARGEST, kept_layers, overflowing_nodes, sensitive_nodes, to_half
 from segdeploy.export.options import Calibration
-from segdeploy.export.quality import Judge
-from segdeploy.export.quantize import Layer, Quantizer, describe_method, saturates
+from segdeploy.export.quality import QualityMeter
+from segdeploy.export.quantize import QuantizableLayer, Quantizer, describe_method, saturates
 from segdeploy.export.sensitivity import SEARCH_IMAGES, Ranked, keep_within, rank_layers
 from segdeploy.images.dataset import Sample, find_samples
 
@@ -83,7 +83,7 @@ def _to_int8(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pict
     quantizer = Quantizer(path, ranges, manifest.format, reduced=reduced)
     layers = quantizer.layers
 
-    def quantized(chosen: Sequence[Layer]) -> Path:
+    def quantized(chosen: Sequence[QuantizableLayer]) -> Path:
         return quantizer.write(scratch / path.name, chosen)
 
     def ranked() -> list[Ranked]:
@@ -91,8 +91,8 @@ def _to_int8(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pict
             return []
         return rank_layers(layers, quantized, path, manifest, pictures.paths)
 
-    judges = _judges(path, manifest, wanted, pictures)
-    kept, quality = keep_within(judges, layers, quantized, budget=wanted.max_drop, rank=ranked)
+    meters = _meters(path, manifest, wanted, pictures)
+    kept, quality = keep_within(meters, layers, quantized, budget=wanted.max_drop, rank=ranked)
     held = {one.layer for one in kept}
     quantized([layer for layer in layers if layer not in held]).replace(path)
     onnx.checker.check_model(str(path), full_check=True)
@@ -114,14 +114,14 @@ def _to_int8(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pict
     )
 
 
-def _judges(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pictures) -> list[Judge]:
+def _meters(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pictures) -> list[QualityMeter]:
     """What the search is held against, and then the result: some of the labelled images, all of them."""
     samples = labelled(manifest, wanted)
-    everything = Judge(manifest, path, samples, pictures.paths)
+    everything = QualityMeter(manifest, path, samples, pictures.paths)
     if len(samples) <= SEARCH_IMAGES:
         return [everything]
     few = [samples[i * len(samples) // SEARCH_IMAGES] for i in range(SEARCH_IMAGES)]
-    return [Judge(manifest, path, few, ()), everything]
+    return [QualityMeter(manifest, path, few, ()), everything]
 
 
 def labelled(manifest: Manifest, wanted: Calibration) -> list[Sample]:

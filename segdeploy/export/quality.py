@@ -21,7 +21,7 @@ from segdeploy.runtime.predictor import predict_labels
 Metric: TypeAlias = Literal["mIoU", "mask agreement"]
 
 
-class Judge:
+class QualityMeter:
     """Scores ONNX files, or OpenVINO's, of one model on one set of images; everything it says is in per cent."""
 
     def __init__(self, manifest: Manifest, reference: Path, samples: Sequence[Sample], pictures: Sequence[Path]) -> None:

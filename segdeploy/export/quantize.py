@@ -31,7 +31,7 @@ _MOVING = frozenset({"Add", "Concat"})
 
 
 @dataclass(frozen=True)
-class Layer:
+class QuantizableLayer:
     """A node that can be quantized.
 
     Attributes:
@@ -50,7 +50,7 @@ class Layer:
         return self.module if self.op in _WEIGHTED and self.node == f"{self.module}/{self.op}" else self.node
 
 
-def quantizable_layers(model: ModelProto) -> list[Layer]:
+def quantizable_layers(model: ModelProto) -> list[QuantizableLayer]:
     """The nodes that int8 may take, in the graph's order.
 
     Never the input's normalisation, the upsampling, the argmax and the exact pooling; no product of two activations either.
@@ -58,7 +58,7 @@ def quantizable_layers(model: ModelProto) -> list[Layer]:
     weights = {tensor.name for tensor in model.graph.initializer}
     never = never_quantized(model)
     return [
-        Layer(node.name, module_of(node), node.op_type)
+        QuantizableLayer(node.name, module_of(node), node.op_type)
         for node in model.graph.node
         if node.name not in never and _is_quantizable(node, weights)
     ]
@@ -153,7 +153,7 @@ class Quantizer:
             ) from error
         self._twin: ModelProto = quantizer.model.model
 
-    def write(self, target: Path, layers: Collection[Layer]) -> Path:
+    def write(self, path: Path, layers: Collection[QuantizableLayer]) -> Path:
         """Write a model in which these layers, and no others, are quantized.
 
         Every other node reads what it reads in the float32 graph, also where a quantized one reads the same tensor rounded.
@@ -171,8 +171,8 @@ class Quantizer:
                         graph.initializer.append(self._floats[name])
                         present.add(name)
         _drop_unused(graph)
-        onnx.save(model, target)
-        return target
+        onnx.save(model, path)
+        return path
 
 
 def _drop_unused(graph: GraphProto) -> None:

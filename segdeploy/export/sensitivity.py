@@ -18,8 +18,8 @@ from segdeploy.artifact.quantization import QualityDrop
 from segdeploy.base.errors import ExportError
 from segdeploy.base.progress import track
 from segdeploy.export.calibration import network_inputs
-from segdeploy.export.quality import Judge, open_measured
-from segdeploy.export.quantize import Layer
+from segdeploy.export.quality import QualityMeter, open_measured
+from segdeploy.export.quantize import QuantizableLayer
 from segdeploy.images.arrays import Logits
 from segdeploy.images.decode import read_image
 
@@ -27,7 +27,7 @@ SEARCH_IMAGES = 200
 RANKING_IMAGES = 4
 
 # Writes a model in which these layers, and no others, are quantized.
-Writer = Callable[[Sequence[Layer]], Path]
+Writer = Callable[[Sequence[QuantizableLayer]], Path]
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Ranked:
         error: RMS change of the logits when only this layer is quantized, relative to the RMS of the float32 logits.
     """
 
-    layer: Layer
+    layer: QuantizableLayer
     error: float
 
 
 def rank_layers(
-    layers: Sequence[Layer], write: Writer, reference: Path, manifest: Manifest, pictures: Sequence[Path]
+    layers: Sequence[QuantizableLayer], write: Writer, reference: Path, manifest: Manifest, pictures: Sequence[Path]
 ) -> list[Ranked]:
     """Quantize each layer alone and see how far the logits move; the worst comes first.
 
@@ -65,12 +65,17 @@ def rank_layers(
 
 
 def keep_within(
-    judges: Sequence[Judge], layers: Sequence[Layer], write: Writer, *, budget: float, rank: Callable[[], Sequence[Ranked]]
+    meters: Sequence[QualityMeter],
+    layers: Sequence[QuantizableLayer],
+    write: Writer,
+    *,
+    budget: float,
+    rank: Callable[[], Sequence[Ranked]],
 ) -> tuple[Sequence[Ranked], QualityDrop]:
     """Keep the fewest of the most harmful layers in float32 such that the score drops by no more than the budget.
 
     Args:
-        judges: what the search is held against; the last one's figures are the statement.
+        meters: what the search is held against; the last one's figures are the statement.
         layers: what can be quantized.
         write: writes a model.
         budget: in points.
@@ -84,22 +89,22 @@ def keep_within(
     """
     ranked: list[Ranked] = []
     kept = 0
-    for judge in judges:
-        judge.prepare()
-        trial = _Trial(judge, layers, write, ranked)
+    for meter in meters:
+        meter.prepare()
+        trial = _Trial(meter, layers, write, ranked)
         if trial.drop(kept) > budget:
             ranked += [] if ranked else rank()
             kept = fewest(len(ranked), lambda count, trial=trial: trial.drop(count) <= budget, kept)  # type: ignore[misc]
         if kept == len(ranked) and trial.drop(0) > budget:
             raise ExportError(
-                expected=f"int8 within {budget:g} points of {judge.metric}",
-                got=f"{judge.fp32:.2f} in float32, {trial.score(0):.2f} in int8",
+                expected=f"int8 within {budget:g} points of {meter.metric}",
+                got=f"{meter.fp32:.2f} in float32, {trial.score(0):.2f} in int8",
                 fix="raise --max-miou-drop, or use --precision fp16" + ("" if ranked else ", or leave --no-keep out"),
             )
     return ranked[:kept], QualityDrop(
-        metric=judge.metric,
-        images=judge.images,
-        fp32=judge.fp32,
+        metric=meter.metric,
+        images=meter.images,
+        fp32=meter.fp32,
         everything=trial.score(0),
         kept_back=trial.score(kept),
         budget=budget,
@@ -109,8 +114,10 @@ def keep_within(
 class _Trial:
     """Scores by how many of the worst layers are kept, each measured once."""
 
-    def __init__(self, judge: Judge, layers: Sequence[Layer], write: Writer, ranked: Sequence[Ranked]) -> None:
-        self._judge, self._layers, self._write, self._ranked = judge, layers, write, ranked
+    def __init__(
+        self, meter: QualityMeter, layers: Sequence[QuantizableLayer], write: Writer, ranked: Sequence[Ranked]
+    ) -> None:
+        self._meter, self._layers, self._write, self._ranked = meter, layers, write, ranked
         self._scores: dict[int, float] = {}
 
     def score(self, count: int) -> float:
@@ -118,11 +125,11 @@ class _Trial:
             held = {one.layer for one in self._ranked[:count]}
             label = f"{count} of {len(self._layers)} layers in fp32" if count else "int8 everywhere"
             chosen = [layer for layer in self._layers if layer not in held]
-            self._scores[count] = self._judge.score(self._write(chosen), label)
+            self._scores[count] = self._meter.score(self._write(chosen), label)
         return self._scores[count]
 
     def drop(self, count: int) -> float:
-        return self._judge.fp32 - self.score(count)
+        return self._meter.fp32 - self.score(count)
 
 
 def fewest(count: int, within: Callable[[int], bool], least: int = 0) -> int:

@@ -163,8 +163,8 @@ def _eroded(values: NDArray[np.float32], around: NDArray[np.uint8]) -> NDArray[n
 @functools.lru_cache(maxsize=16)  # neighbours in a data set or a film are of one size
 def _composed(size: int, steps: tuple[tuple[int, int], ...], align_corners: bool) -> _Axis:
     index, weight = np.arange(size)[:, None], np.ones((size, 1))
-    for target, keep in steps:
-        low, high, taken = linear_taps(len(index), target, align_corners=align_corners)
+    for out_size, keep in steps:
+        low, high, taken = linear_taps(len(index), out_size, align_corners=align_corners)
         low, high, share = low[:keep], high[:keep], taken[:keep].astype(np.float64)[:, None]
         weight = np.concatenate([weight[low] * (1 - share), weight[high] * share], axis=1)
         index = np.concatenate([index[low], index[high]], axis=1)

@@ -183,17 +183,17 @@ def _sample_columns(logits: Logits, width: int, align_corners: bool) -> Logits:
 
 
 def linear_taps(
-    size: int, target: int, *, align_corners: bool
+    size: int, out_size: int, *, align_corners: bool
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """The two source samples of every target sample, and the second one's share.
+    """The two source samples of every sample of the result, and the second one's share.
 
     Source: ATen/native/UpSample.h, ``area_pixel_compute_source_index``, in float32 as there.
     """
-    index = np.arange(target, dtype=np.float32)
+    index = np.arange(out_size, dtype=np.float32)
     if align_corners:
-        scale = np.float32((size - 1) / (target - 1)) if target > 1 else np.float32(0)
+        scale = np.float32((size - 1) / (out_size - 1)) if out_size > 1 else np.float32(0)
         at = index * scale
     else:
-        at = np.maximum((index + np.float32(0.5)) * np.float32(size / target) - np.float32(0.5), 0)
+        at = np.maximum((index + np.float32(0.5)) * np.float32(size / out_size) - np.float32(0.5), 0)
     low = np.minimum(at.astype(np.intp), size - 1)
     return low, np.minimum(low + 1, size - 1), (at - low).astype(np.float32)

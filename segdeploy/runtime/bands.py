@@ -81,20 +81,20 @@ class BandedLabels:
     """Labels of one picture, at its own size, whose logits at the network's size come from top to bottom."""
 
     def __init__(
-        self, size: Size, target: Sequence[int], *, align_corners: bool, cutoff: float | None, dtype: type[np.generic]
+        self, size: Size, out_size: Sequence[int], *, align_corners: bool, cutoff: float | None, dtype: type[np.generic]
     ) -> None:
         """Nothing is there yet.
 
         Args:
             size: (h, w) of the logits.
-            target: (H, W) of the labels.
+            out_size: (H, W) of the labels.
             align_corners: as in torch.
             cutoff: see ``reduce_logits``.
             dtype: of the labels.
         """
-        self._size, self._target, self._align, self._cutoff = size, tuple(target), align_corners, cutoff
-        self._taps = linear_taps(size[0], target[0], align_corners=align_corners)
-        self._labels: NDArray[Any] = np.empty(self._target, dtype)
+        self._size, self._out_size, self._align, self._cutoff = size, tuple(out_size), align_corners, cutoff
+        self._taps = linear_taps(size[0], out_size[0], align_corners=align_corners)
+        self._labels: NDArray[Any] = np.empty(self._out_size, dtype)
         self._written = 0
         self._kept: Logits | None = None  # rows that labels to come still read, the first of them at _top
         self._top = 0
@@ -103,7 +103,7 @@ class BandedLabels:
         """Take in the next rows, float32 [1, K, rows, w]."""
         rows = band if self._kept is None else np.concatenate([self._kept, band], axis=2)
         end = self._top + rows.shape[2]
-        if self._size == self._target:
+        if self._size == self._out_size:
             self._labels[self._top : end] = reduce_logits(rows, self._cutoff)[0]
             self._top = end
             return
@@ -112,7 +112,7 @@ class BandedLabels:
         for start in range(self._written, ready, _BAND_ROWS):
             part = slice(start, min(start + _BAND_ROWS, ready))
             taps = low[part] - self._top, high[part] - self._top, share[part]
-            stripe = sample(rows, taps, self._target[1], align_corners=self._align)
+            stripe = sample(rows, taps, self._out_size[1], align_corners=self._align)
             self._labels[part] = reduce_logits(stripe, self._cutoff)[0]
         self._written = ready
         first = min(int(low[ready]), end) if ready < len(low) else end  # a picture made smaller skips rows

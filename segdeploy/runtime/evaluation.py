@@ -24,8 +24,8 @@ from segdeploy.scores.report import (
     Method,
     Unused,
     describe_data,
+    describe_model,
     describe_running,
-    describe_target,
     make_report,
 )
 
@@ -106,7 +106,7 @@ def evaluate_artifact(
     return make_report(
         counted.matrix,
         manifest.classes,
-        target=describe_target(artifact),
+        target=describe_model(artifact),
         data=describe_data(root, split, samples, total),
         method=Method(
             resize=manifest.preprocess.resize,

@@ -29,11 +29,11 @@ class Job:
 
     Attributes:
         source: a picture or a video.
-        target: where the results go, without their endings: ``OUT/sub/NAME``.
+        place: where the results go, without their endings: ``OUT/sub/NAME``.
     """
 
     source: Path
-    target: Path
+    place: Path
 
     @property
     def is_video(self) -> bool:
@@ -102,13 +102,13 @@ def find_jobs(paths: Sequence[Path], out: Path, *, recursive: bool = False) -> l
         jobs += [Job(one, out / one.relative_to(path).parent / one.stem) for one in found]
     taken: dict[Path, Path] = {}
     for job in jobs:
-        if job.target in taken:
+        if job.place in taken:
             raise InputError(
                 expected="files whose results have names of their own",
-                got=f"'{taken[job.target]}' and '{job.source}', both '{job.target}_...'",
+                got=f"'{taken[job.place]}' and '{job.source}', both '{job.place}_...'",
                 fix="predict them into folders of their own",
             )
-        taken[job.target] = job.source
+        taken[job.place] = job.source
     return jobs
 
 
@@ -176,25 +176,25 @@ def _pictures(session: Session, jobs: Sequence[Job], images: Sequence[Image], dr
         shares = class_shares(labels, len(manifest.classes))
         written = []
         if drawing.masks is not False:
-            written.append(job.target.with_name(job.target.name + "_mask.png"))
+            written.append(job.place.with_name(job.place.name + "_mask.png"))
             write_file(written[-1], label_png(labels, manifest.palette))
         if drawing.overlays:
             picture = overlay(image, labels, manifest.palette, opacity=drawing.opacity)
             if drawing.legend:
                 picture = with_legend(picture, manifest.classes, manifest.palette, shares)
-            written.append(job.target.with_name(job.target.name + "_overlay.png"))
+            written.append(job.place.with_name(job.place.name + "_overlay.png"))
             write_file(written[-1], encode_png(picture))
         outcome.done.append(_predicted(job, written, 1, shares, manifest))
 
 
 def _video(session: Session, job: Job, drawing: Drawing, batch: int, outcome: Outcome) -> None:
     manifest = session.artifact.manifest
-    movie = job.target.with_name(job.target.name + "_overlay.mp4") if drawing.overlays else None
+    movie = job.place.with_name(job.place.name + "_overlay.mp4") if drawing.overlays else None
     written = [movie] if movie else []
     with ExitStack() as stack:
         folder = None
         if drawing.masks:
-            written.append(job.target.with_name(job.target.name + "_masks"))
+            written.append(job.place.with_name(job.place.name + "_masks"))
             folder = stack.enter_context(new_folder(written[-1], "masks of a video"))
 
         def keep(number: int, labels: object) -> None:

@@ -44,7 +44,7 @@ class VideoResult:
 def predict_video(
     session: Session,
     source: Path,
-    target: Path | None,
+    path: Path | None,
     *,
     batch: int = 1,
     opacity: float = 0.5,
@@ -58,7 +58,7 @@ def predict_video(
     Args:
         session: any backend.
         source: the video.
-        target: an .mp4 file; None to write none.
+        path: an .mp4 file; None to write none.
         batch: frames at once.
         opacity: of the colours.
         legend: all classes below the picture, in the same place on each frame.
@@ -76,10 +76,10 @@ def predict_video(
         said = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
         promised = said if said > 0 else None
         done = 0
-        with _writer(target, rate) as write, progress_bar(f"predict {source.name}", promised) as advance:
+        with _writer(path, rate) as write, progress_bar(f"predict {source.name}", promised) as advance:
             for frames in _batches(capture, batch):
                 for frame, labels in zip(frames, predict_batch(session, frames), strict=True):
-                    if target is not None:
+                    if path is not None:
                         drawn = overlay(frame, labels, manifest.palette, opacity=opacity)
                         write(with_legend(drawn, manifest.classes, manifest.palette, listed) if legend else drawn)
                     counts += np.bincount(labels.ravel(), minlength=len(counts))[: len(counts)]
@@ -121,13 +121,13 @@ def _batches(capture: Any, size: int) -> Iterator[list[Image]]:
 
 
 @contextmanager
-def _writer(target: Path | None, rate: float) -> Iterator[Callable[[Image], None]]:
-    """Frames go to a temporary file beside the target; OpenCV opens it once the first says how large they are."""
-    if target is None:
+def _writer(path: Path | None, rate: float) -> Iterator[Callable[[Image], None]]:
+    """Frames go to a temporary file beside its place; OpenCV opens it once the first says how large they are."""
+    if path is None:
         yield lambda _picture: None
         return
-    with new_file(target) as temporary:
-        unfinished = temporary.with_name(temporary.name + target.suffix)  # OpenCV chooses the container by the suffix
+    with new_file(path) as temporary:
+        unfinished = temporary.with_name(temporary.name + path.suffix)  # OpenCV chooses the container by the suffix
         video: Any = None
         size = (0, 0)
 

@@ -22,7 +22,7 @@ from segdeploy.scores.confusion_matrix import ClassScore, ConfusionMatrix
 SCHEMA = 1
 
 
-class Target(Struct, frozen=True):
+class EvaluatedModel(Struct, frozen=True):
     """The model.
 
     Attributes:
@@ -129,7 +129,7 @@ class EvaluationReport(Struct, frozen=True):
     kind: Literal["evaluation"]
     started: str
     command: str
-    target: Target
+    target: EvaluatedModel
     data: Data
     method: Method
     running: Running
@@ -143,10 +143,10 @@ class EvaluationReport(Struct, frozen=True):
     unused: tuple[Unused, ...]
 
 
-def describe_target(artifact: Artifact) -> Target:
+def describe_model(artifact: Artifact) -> EvaluatedModel:
     """What a report says of a model."""
     manifest = artifact.manifest
-    return Target(
+    return EvaluatedModel(
         name=artifact.name,
         path=str(artifact.model_path.resolve()),
         format=manifest.format,
@@ -186,7 +186,7 @@ def make_report(
     matrix: ConfusionMatrix,
     names: tuple[str, ...],
     *,
-    target: Target,
+    target: EvaluatedModel,
     data: Data,
     method: Method,
     running: Running,

@@ -46,7 +46,7 @@ def pack(artifact: Artifact, *, name: str, out: Path, unverified: bool = False) 
     lacking = concerns(artifact)
     if lacking:
         artifact = record_packed(artifact, [f"{one} (--unverified)" for one in lacking])
-    target = out / f"{name}.mar"
+    place = out / f"{name}.mar"
     # The archiver builds in a fixed folder under the temp folder, where two builds of one name would collide.
     with tempfile.TemporaryDirectory(prefix="segdeploy-pack-") as scratch:
         staged = Path(scratch) / "extra-files"
@@ -66,9 +66,9 @@ def pack(artifact: Artifact, *, name: str, out: Path, unverified: bool = False) 
                 got=(done.stderr.strip().splitlines() or ["nothing"])[-1],
                 fix="check the disk's free space, and: segdeploy doctor",
             )
-        with new_file(target) as temporary:
+        with new_file(place) as temporary:
             shutil.copyfile(made, temporary)
-    return target
+    return place
 
 
 def check_name(name: str, *, fix: str) -> None:

@@ -33,13 +33,13 @@ def predict(url: str, image: bytes) -> Labels:
     """
     from PIL import Image
 
-    target = urllib.parse.urlsplit(url)
-    if target.scheme not in ("http", "https") or not target.hostname:
+    address = urllib.parse.urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.hostname:
         raise InputError(
             expected="a model's URL, such as http://127.0.0.1:8080/predictions/upernet", got=f"'{url}'", fix="check the URL"
         )
     # A proxy cannot reach this machine's loopback.
-    proxies = [urllib.request.ProxyHandler({})] if target.hostname in _LOOPBACK else []
+    proxies = [urllib.request.ProxyHandler({})] if address.hostname in _LOOPBACK else []
     request = urllib.request.Request(url, data=image, headers={"Content-Type": "application/octet-stream"})  # noqa: S310
     try:
         with urllib.request.build_opener(*proxies).open(request, timeout=_TIMEOUT_S) as response:

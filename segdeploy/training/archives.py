@@ -80,20 +80,20 @@ def unpack(path: Path, archive: Archive, root: Path) -> None:
             got=sys.version.split()[0],
             fix=f"unpack it yourself (tar -xf '{path}' -C '{root}') and start the same command again",
         )
-    target = root / archive.folder
-    staging = target.parent / f".unpacking-{target.name}"
+    place = root / archive.folder
+    staging = place.parent / f".unpacking-{place.name}"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
         staging.mkdir()
         with _readable(path):
             _extract(path, staging)
         if not (staging / archive.folder).is_dir():
             raise InputError(expected=f"{archive.folder} in '{path}'", got="no such folder", fix="pass another archive")
-        (staging / archive.folder).rename(target)
+        (staging / archive.folder).rename(place)
     except OSError as error:
         raise InputError(
-            expected=f"to unpack '{path}' to '{target}'",
+            expected=f"to unpack '{path}' to '{place}'",
             got=error.strerror or str(error),
             fix="make room or choose another --root",
         ) from error

@@ -62,32 +62,32 @@ def role(split: str) -> str:
     return next((purpose for start, purpose in _ROLES.items() if split.startswith(start)), "")
 
 
-def find_dataset(target: str, data_root: Path | None = None) -> Dataset:
+def find_dataset(source: str, data_root: Path | None = None) -> Dataset:
     """The data set of a folder, or of a training config by any of its names.
 
     Args:
-        target: the folder, or the config.
+        source: the folder, or the config.
         data_root: the data set, in place of the config's.
 
     Raises:
         InputError: the folder holds none, or what the config names is not there.
         ConfigError: the config cannot be used.
     """
-    if Path(target).is_dir():
+    if Path(source).is_dir():
         if data_root is not None:
-            raise InputError(expected="a config with --data-root", got=f"the folder '{target}'", fix="leave one of them out")
-        return splits_of_folder(Path(target))
-    if os.sep in target and "::" not in target and not Path(target).is_file():
-        raise InputError(expected=f"a data set's folder or a config at '{target}'", got="nothing there", fix="check the path")
+            raise InputError(expected="a config with --data-root", got=f"the folder '{source}'", fix="leave one of them out")
+        return splits_of_folder(Path(source))
+    if os.sep in source and "::" not in source and not Path(source).is_file():
+        raise InputError(expected=f"a data set's folder or a config at '{source}'", got="nothing there", fix="check the path")
     from segdeploy.models.configs import load_config
     from segdeploy.training.preflight import check_data, check_keys, move_data
 
-    config = load_config(target)
-    check_keys(config, target)
+    config = load_config(source)
+    check_keys(config, source)
     if data_root is not None:
         move_data(config, data_root)
     check_data(config)
-    return splits_of_config(config, target)
+    return splits_of_config(config, source)
 
 
 def splits_of_folder(root: Path) -> Dataset:

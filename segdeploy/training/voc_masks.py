@@ -96,15 +96,15 @@ def make_labels(jobs: Sequence[Job], folders: Folders, workers: int) -> list[Out
     Raises:
         InputError: the folder cannot be written, or a process was killed.
     """
-    target = folders.label("x").parent
+    place = folders.label("x").parent
     try:
-        target.mkdir(exist_ok=True)
-        for folder in (target, folders.image("x").parent):
+        place.mkdir(exist_ok=True)
+        for folder in (place, folders.image("x").parent):
             for rest in folder.glob(".*.???.????????"):  # temporary files of a run that was killed
                 rest.unlink()
     except OSError as error:
         raise InputError(
-            expected=f"a folder that can be written at '{target}'", got=str(error.strerror), fix="change its permissions"
+            expected=f"a folder that can be written at '{place}'", got=str(error.strerror), fix="change its permissions"
         ) from error
     results = map_in_processes(partial(make_label, folders=folders), jobs, workers=workers, chunk=_CHUNK)
     return list(track(results, "label maps", len(jobs)))
@@ -147,19 +147,19 @@ def _complete_image(name: str, folders: Folders) -> bool:
 
 
 def _convert_label(name: str, folders: Folders, size: tuple[int, int]) -> None:
-    target = folders.label(name)
-    if target.is_file() and _png_size(target.read_bytes()) == size:
+    place = folders.label(name)
+    if place.is_file() and _png_size(place.read_bytes()) == size:
         return
     try:
         mask = read_sbd_mask(folders.sbd / "cls" / f"{name}.mat")
     except InputError as error:
         raise _Fault("mat", error.got) from error
     _check_size(mask.shape[::-1], size)
-    write_file(target, label_png(mask, distinct_palette(CLASSES), fast=True))
+    write_file(place, label_png(mask, distinct_palette(CLASSES), fast=True))
 
 
 def _copy_label(name: str, folders: Folders, size: tuple[int, int]) -> None:
-    source, target = folders.own_label(name), folders.label(name)
+    source, place = folders.own_label(name), folders.label(name)
     try:
         data = source.read_bytes()
     except OSError as error:
@@ -169,8 +169,8 @@ def _copy_label(name: str, folders: Folders, size: tuple[int, int]) -> None:
         raise _Fault("label", "no whole PNG")
     _check_size(found, size)
     # The other scripts that fill this folder put SBD's label maps here: without void, and drawn by others.
-    if not target.is_file() or target.read_bytes() != data:
-        write_file(target, data)
+    if not place.is_file() or place.read_bytes() != data:
+        write_file(place, data)
 
 
 def _check_size(mask: tuple[int, ...], image: tuple[int, int]) -> None:

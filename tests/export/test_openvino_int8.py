@@ -48,12 +48,12 @@ def test_the_better_of_two_is_kept(int8, monkeypatch, best):
     """By their scores; the manifest names it, with both scores, and describes what is in the file."""
     seen = {}
 
-    def score(judge, model, label):
-        del judge
+    def score(meter, model, label):
+        del meter
         seen[label.rpartition(" ")[2]] = model.read_bytes() if model.suffix == ".xml" else b""
         return 91.0 if label.endswith(best) else 90.0
 
-    monkeypatch.setattr(openvino_int8.Judge, "score", score)
+    monkeypatch.setattr(openvino_int8.QualityMeter, "score", score)
     path, manifest = int8(max_drop=20)
     made = manifest.quantization
     assert path.read_bytes() == seen[best]
@@ -68,13 +68,13 @@ def test_the_better_of_two_is_kept(int8, monkeypatch, best):
 def test_both_predict_what_float32_does(onnx_artifact, int8, images_folder, monkeypatch):
     """Judged by OpenVINO on real pictures without labels, each agrees with the float32 masks; the better one is not a copy."""
     scores = {}
-    plain = openvino_int8.Judge.score
+    plain = openvino_int8.QualityMeter.score
 
-    def score(judge, model, label):
-        scores[label] = plain(judge, model, label)
+    def score(meter, model, label):
+        scores[label] = plain(meter, model, label)
         return scores[label]
 
-    monkeypatch.setattr(openvino_int8.Judge, "score", score)
+    monkeypatch.setattr(openvino_int8.QualityMeter, "score", score)
     monkeypatch.setattr(openvino_int8, "labelled", lambda *_: [])
     _, manifest = int8(images=images_folder, max_drop=20)
     ours, theirs = scores["int8, Q/DQ"], scores["int8, NNCF"]

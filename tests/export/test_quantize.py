@@ -125,17 +125,17 @@ def test_a_kept_layer_has_no_q_or_dq(quantized, layers, kept):
 
 def test_masks_agree(quantized, layers, onnx_artifact, labelled_root, tmp_path):
     """For either format the masks are those of the float32 model but for a few pixels; with all layers kept they are equal."""
-    from segdeploy.export.quality import Judge
+    from segdeploy.export.quality import QualityMeter
     from segdeploy.images.dataset import find_samples
 
     pictures = [sample.image for sample in find_samples(labelled_root, "val")]
-    judge = Judge(onnx_artifact.manifest, onnx_artifact.model_path, [], pictures)
-    judge.prepare()
+    meter = QualityMeter(onnx_artifact.manifest, onnx_artifact.model_path, [], pictures)
+    meter.prepare()
     for fmt in ("onnx", "tensorrt"):
         quantized(fmt=fmt)
-        assert 95 < judge.score(tmp_path / "q.onnx", fmt) < 100
+        assert 95 < meter.score(tmp_path / "q.onnx", fmt) < 100
     quantized({layer.module for layer in layers})
-    assert judge.score(tmp_path / "q.onnx", "all kept") == 100
+    assert meter.score(tmp_path / "q.onnx", "all kept") == 100
 
 
 def test_a_graph_that_cannot_be_quantized(onnx_artifact, ranges):

@@ -5,7 +5,7 @@ import pytest
 
 from segdeploy.base.errors import ExportError
 from segdeploy.export import sensitivity
-from segdeploy.export.quantize import Layer
+from segdeploy.export.quantize import QuantizableLayer
 from segdeploy.export.sensitivity import Ranked, fewest, keep_within
 
 FACTOR = 2.0**10
@@ -29,7 +29,7 @@ def test_fewest(count):
 
 
 class Scripted:
-    """A judge whose scores are given: the float32 score, less what the layers that are quantized cost."""
+    """A meter whose scores are given: the float32 score, less what the layers that are quantized cost."""
 
     metric, images = "mIoU", 5
 
@@ -44,18 +44,20 @@ class Scripted:
         return 80.0 - sum(self.costs.get(layer.node, 0) for layer in model)
 
 
-def search(*judges, budget, order="abcdef", keep=True):
-    layers = [Layer(name, name, "Conv") for name in "abcdef"]
-    ranked = [Ranked(Layer(name, name, "Conv"), 0.1) for name in order] if keep else []
-    return keep_within(judges, layers, lambda chosen: chosen, budget=budget, rank=lambda: ranked)
+def search(*meters, budget, order="abcdef", keep=True):
+    layers = [QuantizableLayer(name, name, "Conv") for name in "abcdef"]
+    ranked = [Ranked(QuantizableLayer(name, name, "Conv"), 0.1) for name in order] if keep else []
+    return keep_within(meters, layers, lambda chosen: chosen, budget=budget, rank=lambda: ranked)
 
 
 def test_nothing_is_kept_within_the_budget():
     """No ranking, one evaluation, and the statement says so."""
-    judge = Scripted({"c": 0.4})
-    kept, quality = keep_within([judge], [Layer("c", "c", "Conv")], lambda chosen: chosen, budget=0.5, rank=pytest.fail)
+    meter = Scripted({"c": 0.4})
+    kept, quality = keep_within(
+        [meter], [QuantizableLayer("c", "c", "Conv")], lambda chosen: chosen, budget=0.5, rank=pytest.fail
+    )
     assert list(kept) == []
-    assert judge.asked == ["int8 everywhere"]
+    assert meter.asked == ["int8 everywhere"]
     assert (quality.fp32, quality.everything, quality.kept_back, quality.images) == (80.0, 79.6, 79.6, 5)
 
 
@@ -123,5 +125,5 @@ def test_the_ranking_is_of_all_the_film(count, taken, monkeypatch):
         return [np.ones((1, 2, 3, 3), np.float32) for _ in pictures]
 
     monkeypatch.setattr(sensitivity, "_logits", logits)
-    sensitivity.rank_layers([Layer("a", "a", "Conv")], lambda chosen: chosen, None, None, range(count))
+    sensitivity.rank_layers([QuantizableLayer("a", "a", "Conv")], lambda chosen: chosen, None, None, range(count))
     assert seen == [taken, taken]

@@ -17,8 +17,8 @@ from segdeploy.scores.report import (
     Unused,
     decode_report,
     describe_data,
+    describe_model,
     describe_running,
-    describe_target,
     make_report,
     method_text,
     unused_lines,
@@ -36,7 +36,7 @@ def report(make_manifest):
         return make_report(
             matrix,
             manifest.classes,
-            target=describe_target(Artifact(Path("exports/hand"), manifest)),
+            target=describe_model(Artifact(Path("exports/hand"), manifest)),
             data=describe_data(Path("data"), "val", samples, 9),
             method=Method(**values),
             running=describe_running("cpu", 2, 1, installed_versions()),
