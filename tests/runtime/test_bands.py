@@ -90,9 +90,10 @@ def test_labels_are_mmsegs_at_every_picture_size(sliding, size, target, align):
     assert len(np.unique(labels)) > 2
 
 
-def test_bands_are_the_rows_from_the_top(sliding):
+@pytest.mark.parametrize("stride", [(44, 40), (63, 63), (64, 64)])  # two rows and more overlap, one does, none does
+def test_bands_are_the_rows_from_the_top(sliding, stride):
     """They follow each other without a gap, in a batch too, and each window is run once."""
-    session = sliding()
+    session = sliding(stride=stride)
     batch = np.stack([picture(150, 100), picture(150, 100)[::-1]])
     fitted = as_it_is(150, 100, session.artifact.manifest)
     bands = list(slide_bands(session, batch, fitted))
@@ -101,7 +102,7 @@ def test_bands_are_the_rows_from_the_top(sliding):
     assert len(bands) > 2
     assert session.calls == len(fitted.windows)
     for one, logits in zip(batch, whole, strict=True):
-        alone = mmsegs_sum(session, one, (64, 64), (44, 40))[0].numpy()
+        alone = mmsegs_sum(session, one, (64, 64), stride)[0].numpy()
         np.testing.assert_allclose(logits, alone, atol=1e-3)
 
 
