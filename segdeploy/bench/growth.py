@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 import numpy as np
@@ -28,6 +28,7 @@ from segdeploy.runtime.fitting import usual_stride
 
 SCHEMA = 1
 CurveName: TypeAlias = Literal["pixels", "batch", "classes", "images", "tiles"]
+CURVES: tuple[CurveName, ...] = get_args(CurveName)
 
 _SIDES = (128, 256, 512, 1024, 2048)
 _BATCHES = (1, 2, 4, 8)
@@ -115,6 +116,7 @@ def measure_growth(
     threads: int | None = None,
     calls: int = 5,
     largest: int = 4096,
+    names: Sequence[CurveName] = CURVES,
     command: str = "",
 ) -> GrowthReport:
     """Measure the curves of the first artifact, and classes across all of them.
@@ -125,6 +127,7 @@ def measure_growth(
         threads: CPU threads; None for all.
         calls: timed calls a point, of those that are one batch.
         largest: the largest side of a picture.
+        names: of the curves to measure.
         command: what was typed, for the report.
     """
     started = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -142,13 +145,12 @@ def measure_growth(
     # One model a number of classes, all at the size of the first.
     models = {len(one.manifest.classes): one for one in reversed(artifacts)}
     classes = [(one, (max(low_n, 1), opt_h, opt_w), count) for count, one in sorted(models.items())]
-    curves = [
-        _batches("pixels", pixels, settings),
-        _batches("batch", by_batch, settings),
-        _batches("classes", classes, settings),
-        _pictures("images", [(first, opt_h, opt_w, count, count) for count in _IMAGES], settings),
-        _pictures("tiles", [(tiled(first), s, s, 1, s * s) for s in TILED_SIDES if s <= largest], settings),
-    ]
+    images = [(first, opt_h, opt_w, count, count) for count in _IMAGES]
+    tiles = [(tiled(first), side, side, 1, side * side) for side in TILED_SIDES if side <= largest]
+    batched: dict[CurveName, list[tuple[Artifact, Shape, int]]] = {"pixels": pixels, "batch": by_batch, "classes": classes}
+    whole: dict[CurveName, list[tuple[Artifact, int, int, int, int]]] = {"images": images, "tiles": tiles}
+    curves = [_batches(name, wanted, settings) for name, wanted in batched.items() if name in names]
+    curves += [_pictures(name, sizes, settings) for name, sizes in whole.items() if name in names]
     load = msgspec.structs.replace(environment.load, after=load_average())
     return GrowthReport(
         schema=SCHEMA,

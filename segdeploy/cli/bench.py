@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # Ways of the checkpoint that are rows where they are named; ``bench.variants`` has them.
 _MORE = ("eager-channels_last", "eager-compile", "eager-tf32")
+_CURVES = ("pixels", "batch", "classes", "images", "tiles")  # as ``bench.growth`` has them
 
 
 @click.command("bench")
@@ -41,6 +42,7 @@ _MORE = ("eager-channels_last", "eager-compile", "eager-tf32")
 @click.option(
     "--growth", is_flag=True, help="How cost grows with pixels, batch, classes (of several ARTIFACTS), pictures, tiles."
 )
+@click.option("--curve", "curves", type=click.Choice(_CURVES), multiple=True, help="--growth: only this one; may be repeated.")
 @click.option("--plot", type=click.Path(path_type=Path), help="--growth: draw it here (.svg, .png, .pdf).")
 @click.option("--largest", default=4096, show_default=True, type=click.IntRange(min=128), help="--growth: the largest side.")
 @click.option("--backend", "backends", multiple=True, metavar="NAME", help=f"Only {one_of((*BACKENDS, *_MORE))}.")
@@ -73,6 +75,7 @@ def command(
     suite: str | None,
     work: Path | None,
     growth: bool,
+    curves: tuple[str, ...],
     plot: Path | None,
     largest: int,
     backends: tuple[str, ...],
@@ -109,7 +112,7 @@ def command(
     from segdeploy.export.shapes import parse_size
 
     if growth:
-        _growth(named_artifacts(artifacts), device, threads, iterations or 5, largest, plot, json_path)
+        _growth(named_artifacts(artifacts), device, threads, iterations or 5, largest, curves, plot, json_path)
         return
     settings = BenchSettings(
         shapes=tuple(parse_size(size, "--shape") for size in sizes),
@@ -169,6 +172,7 @@ def _growth(
     threads: int | None,
     calls: int,
     largest: int,
+    curves: tuple[str, ...],
     plot: Path | None,
     json_path: Path | None,
 ) -> None:
@@ -185,6 +189,7 @@ def _growth(
         threads=threads,
         calls=calls,
         largest=largest,
+        names=curves or _CURVES,  # type: ignore[arg-type]  # likewise
         command=typed_command(),
     )
     for curve in found.curves:

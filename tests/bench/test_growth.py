@@ -39,15 +39,13 @@ def test_the_curves_of_an_artifact(few, tiny_artifact):
     assert msgspec.json.decode(msgspec.json.encode(found), type=GrowthReport) == found
 
 
-def test_classes_are_a_curve_across_models(monkeypatch, tiny_artifact, foreign_engine):
+def test_classes_are_a_curve_across_models(tiny_artifact, foreign_engine):
     """One model a number of classes; one that cannot run is a point with its reason."""
-    for name in ("_SIDES", "_BATCHES", "_IMAGES"):
-        monkeypatch.setattr(growth, name, ())
     engine = foreign_engine()
     manifest = msgspec.structs.replace(engine.manifest, classes=("a", "b"), palette=((0, 0, 0), (9, 9, 9)))
     other = type(engine)(engine.folder, manifest)
-    found = measure_growth([tiny_artifact(), other], device="cpu", threads=1, calls=1, largest=32)
-    classes = next(curve for curve in found.curves if curve.name == "classes")
+    found = measure_growth([tiny_artifact(), other], device="cpu", threads=1, calls=1, names=["classes"])
+    (classes,) = found.curves
     assert [(point.value, point.label) for point in classes.points] == [(2, "2 classes"), (3, "3 classes")]
     assert "TensorRT" in classes.points[0].reason
     assert classes.points[1].ms

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from segdeploy.bench.result import read_report
+from segdeploy.cli import bench
 from segdeploy.cli.main import main
 
 pytest.importorskip("onnx")
@@ -110,10 +111,12 @@ def test_growth_prints_and_writes_its_curves(segdeploy, tiny_artifact, monkeypat
 
     from segdeploy.bench import growth
 
-    for name, few in (("_SIDES", (64, 128)), ("_BATCHES", ()), ("_IMAGES", ())):
-        monkeypatch.setattr(growth, name, few)
+    monkeypatch.setattr(growth, "_SIDES", (64, 128))
+    assert bench._CURVES == growth.CURVES
     tiny_artifact()
-    status, out, _ = segdeploy("--growth", "--iterations", "2", "--threads", "1", "--largest", "128", "--json", "g.json")
+    status, out, _ = segdeploy(
+        "--growth", "--curve", "pixels", "--iterations", "2", "--threads", "1", "--largest", "128", "--json", "g.json"
+    )
     assert status == 0
     found = msgspec.json.decode(Path("g.json").read_bytes(), type=growth.GrowthReport)
     (curve,) = found.curves
