@@ -5,6 +5,7 @@ from segdeploy.base.errors import ExportError
 from segdeploy.export.calibration import measure_ranges
 from segdeploy.export.fp16 import LARGEST, overflowing_nodes, sensitive_nodes, to_half
 from segdeploy.export.nodes import comes_from, is_top_level
+from segdeploy.export.restructure import ConvBeforeUpsampling
 from segdeploy.export.rewrites.pooling import ExactAdaptiveAvgPool2d
 
 onnx = pytest.importorskip("onnx")
@@ -75,6 +76,22 @@ def test_it_is_the_same_model(lowered, onnx_artifact, image):
     assert logits.dtype == np.float32
     assert 0 < np.abs(logits - expected).max() < 2e-2 * np.abs(expected).max()
     assert (mask == evaluate(onnx_artifact.model_path, image)[0]).mean() > 0.97
+
+
+@pytest.mark.parametrize("size", [(45, 61), (33, 50)])
+def test_upsampling_by_matrices_may_be_fp16_at_odd_sizes(lowered, onnx_artifact, tmp_path, size):
+    """Its shares are rounded, and its positions are not: the logits are as exact as with these products in float32."""
+    path, _ = lowered("fp16")
+    model = onnx.load(onnx_artifact.model_path)
+    products = {node.name for node in model.graph.node if comes_from(node, ConvBeforeUpsampling) and node.op_type == "MatMul"}
+    halves = onnx.load(path)
+    kind = types(halves)
+    assert {kind[name] for node in halves.graph.node if node.name in products for name in node.input} == {HALF}
+    onnx.save(to_half(model, {*sensitive_nodes(model), *products}), tmp_path / "kept.onnx")
+    picture = np.random.default_rng(1).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+    expected = evaluate(onnx_artifact.model_path, picture)[1]
+    error, kept = (np.sqrt(np.square(evaluate(one, picture)[1] - expected).mean()) for one in (path, tmp_path / "kept.onnx"))
+    assert 0 < error < 1.25 * kept
 
 
 def test_a_planted_overflow_is_named_and_kept(lowered, planted_onnx, image):
