@@ -83,6 +83,28 @@ def test_one_of_several_that_cannot_run_is_no_error(segdeploy, tiny_artifact, fo
     assert "tensorrt-fp32 at 1 x 32x48 was not run" in out
 
 
+def test_broken_artifacts_are_rows_among_the_good_ones(segdeploy, tiny_artifact):
+    """An altered model, a cut manifest and a folder without a model cost themselves only: in table, JSON and HTML."""
+    pytest.importorskip("matplotlib")
+    tiny_artifact("good")
+    altered, cut, emptied = (tiny_artifact(name).folder for name in ("altered", "cut", "emptied"))
+    (altered / "model.onnx").write_bytes(b"not what was exported")
+    (cut / "manifest.json").write_text((cut / "manifest.json").read_text()[:99])
+    (emptied / "model.onnx").unlink()
+    status, out, err = segdeploy(*QUICK, "--json", "b.json", "--html", "b.html")
+    assert status == 0
+    assert "Traceback" not in out + err
+    rows = {Path(row.folder).parent.name: row for row in read_report(Path("b.json")).rows if row.backend != "eager"}
+    assert {name: row.status for name, row in rows.items()} == {
+        "good": "measured", "altered": "not run", "cut": "not run", "emptied": "not run",
+    }  # fmt: skip
+    page = Path("b.html").read_text()
+    for name, words in (("altered", "model.onnx"), ("cut", "manifest.json"), ("emptied", "model.onnx")):
+        assert words in rows[name].reason
+        assert rows[name].reason in out
+        assert name in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
