@@ -13,7 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
 from torch.nn import functional
 
 from segdeploy.artifact.axes import bounds
@@ -82,8 +88,10 @@ class DeployGraph(nn.Module):
         try:
             with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
                 return find(self, lambda: self._logits(torch.zeros(1, 3, height, width)))
-        except Exception:  # noqa: BLE001  whatever an architecture does that cannot run without values: it stays as it is
-            return []
+        except RuntimeError as error:
+            if not _asks_for_values(error):
+                raise
+            return []  # such an architecture stays as it is
 
     def _padded(self, inputs: Tensor) -> Tensor:
         if self.pad is None:
@@ -106,3 +114,16 @@ class DeployGraph(nn.Module):
         # Of a head with auxiliary outputs the first counts.
         logits: Tensor = out[0] if isinstance(out, tuple) else out
         return logits
+
+
+def _asks_for_values(error: RuntimeError) -> bool:
+    """Whether an architecture needs values to run at all: what torch says where tensors have none."""
+    kinds = (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        UnsupportedFakeTensorException,
+        UnsupportedOperatorException,
+        NotImplementedError,  # a compiled operation that says nothing of its output's shape
+    )
+    words = ("not supported for tensor subclasses", "Cannot access data pointer of Tensor")
+    return isinstance(error, kinds) or any(one in str(error) for one in words)

@@ -4,6 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from segdeploy.export.graph import DeployGraph
 from segdeploy.models.build import build_model
@@ -128,3 +129,52 @@ def test_more_than_256_classes(checkpoint_path, config_values):
     assert manifest.outputs[0].dtype == "int32"
     assert mask.dtype == torch.int32
     assert (mask == 290).all()
+
+
+class Asking(torch.nn.Module):
+    """A head that looks at its features first."""
+
+    def __init__(self, head, ask):
+        super().__init__()
+        self.head, self.ask = head, ask
+
+    def forward(self, features):
+        self.ask(features[0])
+        return self.head(features)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda x: x.sum().item(),
+        lambda x: bool((x > 0).any()),
+        lambda x: x.numpy(),
+        lambda x: x[x > 0],
+        torch.unique,
+        lambda x: torch.ops.quantized.linear_prepack(x) if isinstance(x, FakeTensor) else x,
+    ],
+)
+def test_a_model_that_needs_values_stays_as_it_is(checkpoint_path, ask):
+    """The search for convolutions runs without values: where a model asks for some nothing is found, and nothing fails."""
+    checkpoint = load_checkpoint(checkpoint_path)
+    manifest = describe(checkpoint, name="n", fmt="onnx")
+    assert DeployGraph(build_model(checkpoint), manifest).restructured
+    model = build_model(checkpoint)
+    model.decode_head = Asking(model.decode_head, ask)
+    graph = DeployGraph(model, manifest).eval()
+    assert graph.restructured == ()
+    with torch.no_grad():
+        assert graph(torch.tensor(images(1, 64, 96)))[0].shape == (1, 64, 96)
+
+
+@pytest.mark.parametrize("fault", [IndexError("tuple index out of range"), RuntimeError("shapes cannot be multiplied")])
+def test_a_fault_of_the_search_is_seen(checkpoint_path, monkeypatch, fault):
+    """It would read as a model that has nothing to gain."""
+
+    def find(*_):
+        raise fault
+
+    monkeypatch.setattr("segdeploy.export.graph.find", find)
+    checkpoint = load_checkpoint(checkpoint_path)
+    with pytest.raises(type(fault)):
+        DeployGraph(build_model(checkpoint), describe(checkpoint, name="n", fmt="onnx"))

@@ -107,7 +107,7 @@ class _Watch(TorchFunctionMode):
         if call is not None:
             self._maps[id(out)] = (Map(call.source.shape[1], self._count, _size(call.source), _size(out)),)
             self._count += 1
-        elif func is torch.cat and (args[1] if len(args) > 1 else kwargs.get("dim", 0)) == 1:
+        elif func is torch.cat and given[0].ndim == 4 and (args[1] if len(args) > 1 else kwargs.get("dim", 0)) == 1:
             self._maps[id(out)] = tuple(part for one in given for part in self._parts(one))
             self._made_of[id(out)] = tuple(map(id, given))
         return out

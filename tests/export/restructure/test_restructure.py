@@ -223,3 +223,15 @@ def test_products():
     plain, before = products(3, 512, 512, (64, 64), (128, 128))
     assert plain == 9 * 512 * 512 * 128 * 128
     assert before == plain // 4 + 512 * (9 * 64 * 64 * 128 + 3 * 128 * 64 * 128)
+
+
+def test_tokens_are_no_maps():
+    """A transformer puts its class token before the others, along the same axis as channels: the search goes on behind it."""
+    plain, _ = fused(nn.Conv2d(65, 7, 3, padding=1))
+    inputs = features(MAPS, (4, 30, 31))
+
+    def run():
+        torch.cat((torch.zeros(1, 1, 4), torch.zeros(1, 6, 4)), dim=1)
+        plain(*inputs)
+
+    assert [one.path for one in find(plain, run)] == [one.path for one in find(plain, lambda: plain(*inputs))] == ["conv"]
