@@ -3,6 +3,7 @@
 A layer that is quantized reads its activation through one Q/DQ pair (one scale a tensor) and has its weights as int8 with a
 scale for every output channel. Its output is left as it is: the next layer quantizes what it reads. This is where TensorRT
 wants the pairs, onnxruntime fuses them into integer kernels as well, and each layer can be put back to float32 by itself.
+A sum reads all its inputs so for onnxruntime, and all but one for the others (``_leave_to_fusion``).
 Biases stay float32: TensorRT takes no integer ones.
 
 ``quant_pre_process`` is not needed: torch.onnx has folded batch norm and written every tensor's type and shape.
@@ -152,6 +153,8 @@ class Quantizer:
                 fix="try --precision fp16, or report the model",
             ) from error
         self._twin: ModelProto = quantizer.model.model
+        if fmt != "onnx":
+            _leave_to_fusion(self._twin, model, set(nodes))
 
     def write(self, path: Path, layers: Collection[QuantizableLayer]) -> Path:
         """Write a model in which these layers, and no others, are quantized.
@@ -173,6 +176,21 @@ class Quantizer:
         _drop_unused(graph)
         onnx.save(model, path)
         return path
+
+
+def _leave_to_fusion(twin: ModelProto, model: ModelProto, layers: set[str]) -> None:
+    """Of what an ``Add`` reads, leave one tensor that a product has made as it was, so that the two are one integer kernel.
+
+    OpenVINO and TensorRT add the other input to the product's sum before they round; onnxruntime's CPU kernels have no such
+    addition, and without a pair behind a product they run that in float32.
+    """
+    weighted = {name for node in model.graph.node if node.op_type in _WEIGHTED for name in node.output}
+    inputs = {node.name: node.input for node in model.graph.node if node.op_type == "Add" and node.name in layers}
+    for node in twin.graph.node:
+        for index, name in enumerate(inputs.get(node.name, ())):
+            if name in weighted:
+                node.input[index] = name
+                break
 
 
 def _drop_unused(graph: GraphProto) -> None:

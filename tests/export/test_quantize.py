@@ -123,6 +123,27 @@ def test_a_kept_layer_has_no_q_or_dq(quantized, layers, kept):
             assert is_rounded(node, 0, made_by)
 
 
+@pytest.mark.parametrize("fmt", ["onnx", "openvino", "tensorrt"])
+def test_a_sum_leaves_one_product_to_fusion(onnx_artifact, ranges, tmp_path, fmt):
+    """onnxruntime reads both inputs of a residual sum rounded, the others the skip alone, and the convolution as it is."""
+    quantizer = Quantizer(onnx_artifact.model_path, ranges, fmt)
+    plain, sources, _ = parts(onnx.load(onnx_artifact.model_path))
+    nodes, made_by, _ = parts(onnx.load(quantizer.write(tmp_path / "q.onnx", quantizer.layers)))
+    sums = [layer.node for layer in quantizer.layers if layer.op == "Add"]
+    residual = {name for name in sums if "Conv" in {sources[one].op_type for one in plain[name].input}}
+    assert {name.startswith("backbone.") for name in residual} == {True}
+    assert residual < set(sums)
+    for name in sums:
+        rounded = [is_rounded(nodes[name], index, made_by) for index in range(2)]
+        if fmt == "onnx" or name not in residual:
+            assert rounded == [True, True]
+        else:
+            assert sorted(rounded) == [False, True]
+            left = nodes[name].input[rounded.index(False)]
+            assert left == plain[name].input[rounded.index(False)]
+            assert made_by[left].op_type == "Conv"
+
+
 def test_masks_agree(quantized, layers, onnx_artifact, labelled_root, tmp_path):
     """For either format the masks are those of the float32 model but for a few pixels; with all layers kept they are equal."""
     from segdeploy.export.quality import QualityMeter
