@@ -11,10 +11,11 @@ from segdeploy.artifact.manifest import FORMATS, PRECISIONS
 from segdeploy.cli.options import checked_name, config_option, one_of, repeatable_command, typed_command, warn_of_random_weights
 
 if TYPE_CHECKING:
+    from segdeploy.artifact.manifest import Precision
     from segdeploy.parity.inputs import Inputs
 
 # Enough for a decision on mIoU: in float32 nothing flips; a lower precision takes as many as segdeploy verify does.
-_VERIFY_IMAGES = {"fp32": 16, "fp16": 50, "int8": 50}
+_VERIFY_IMAGES: dict[Precision, int] = {"fp32": 16, "fp16": 50, "bf16": 50, "int8": 50}
 _NOISE = "VERIFIED ON SEEDED NOISE: there are no pictures. It shows a wrong graph, not a lost mIoU: pass --data or --images."
 # Options that leave the artifact's files as they are.
 _NO_DIFFERENCE = ("out", "verify", "images")
@@ -194,7 +195,7 @@ def command(
         folder = out / called / f"{fmt}-{precision}"
         again = repeatable_command(context, {"target": str(target or path), "formats": fmt}, _NO_DIFFERENCE)
         artifact = export_model(checkpoint, fmt, folder, name=called, shapes=shapes, options=options, command=again)
-        size_mb = artifact.manifest.files[0].bytes / 1e6
+        size_mb = sum(entry.bytes for entry in artifact.manifest.files) / 1e6
         click.echo(f"{artifact.folder}  {size_mb:.1f} MB  {_describe(artifact.manifest.input.shape)}")
         told = [line for tell in (describe_fit, describe_quantization, exporter.tell) for line in tell(artifact.manifest)]
         click.echo("\n".join(f"  {line}" for line in told))

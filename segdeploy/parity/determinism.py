@@ -27,7 +27,7 @@ from segdeploy.parity.tolerance import RESIZE_ROUNDING
 
 # How far two runs of one picture may be apart, of the largest logit. An integer is rounded the same way every time; but where
 # a float before it is off in the last digit it may fall on the other side, and then it is off by one of 127 steps.
-_OWN_ROUNDING: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-2}
+_OWN_ROUNDING: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
 # Pictures of a batch: enough that each has two neighbours.
 _COMPANY = 3
 

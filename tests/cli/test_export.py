@@ -7,6 +7,7 @@ import pytest
 
 from segdeploy.artifact.engine import trtexec_command
 from segdeploy.artifact.folder import open_artifact
+from segdeploy.base.machine import cpu_flags
 
 
 @pytest.fixture
@@ -54,6 +55,28 @@ def test_lower_precisions(main, checkpoint_path, exported_before):
     fp16 = main("inspect", "exports/tiny/onnx-fp16").out
     assert "kept in fp32: decode_head.psp_modules.3.0 (MatMul): exact pooling" in fp16
     assert sorted(path.name for path in Path("exports/tiny").iterdir()) == ["onnx-fp16", "onnx-int8"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "status", "verdict"), [("fp32", 0, "passed"), ("bf16", 4, "undecided"), ("int8", 4, "undecided")]
+)
+def test_openvino(main, checkpoint_path, exported_before, precision, status, verdict):
+    """It ends in a verdict that is recorded, in the exit status that the verdict has, and tells the size of both files."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    if precision == "int8":
+        pytest.importorskip("nncf", reason="nncf is not installed")
+    if precision == "bf16" and not {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags():
+        pytest.skip("this processor has no bfloat16")
+    ended = main(
+        "export", checkpoint_path, "--to", "openvino", "--precision", precision, "--max-miou-drop", 10, "--max-shape", "128x128"
+    )
+    assert ended.status == status, ended.err + ended.out
+    folder = Path(f"exports/tiny/openvino-{precision}")
+    assert open_artifact(folder).manifest.verdict().verdict == verdict
+    size = sum((folder / name).stat().st_size for name in ("model.xml", "model.bin")) / 1e6
+    assert f"{folder}  {size:.1f} MB  N 1..16" in ended.out
+    if precision == "int8":
+        assert re.search(r"by (NNCF [\d.]+|onnxruntime static Q/DQ) \d+\.\d\d", ended.out)
 
 
 def test_the_plain_graph(main, checkpoint_path):
@@ -252,3 +275,15 @@ def test_a_name_cannot_lead_out_of_the_folder(main, one_line, checkpoint_path, t
     """A name is one folder under --out, nothing else."""
     one_line(main("export", checkpoint_path, "--to", "torchscript", "--name", "../escape"), "../escape")
     assert not (tmp_path.parent / "escape").exists()
+
+
+def test_every_precision_is_known_wherever_one_is_looked_up():
+    """A new one that one of the tables lacks would end an export after the work was done."""
+    from segdeploy.artifact.manifest import PRECISIONS
+    from segdeploy.cli import export
+    from segdeploy.parity import determinism, layers, tolerance
+
+    tables = (
+        export._VERIFY_IMAGES, determinism._OWN_ROUNDING, layers._LIMITS, tolerance.TOLERANCES, tolerance.RESIZE_ROUNDING,
+    )  # fmt: skip
+    assert {tuple(table) for table in tables} == {tuple(PRECISIONS)}
