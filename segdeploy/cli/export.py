@@ -11,11 +11,10 @@ from segdeploy.artifact.manifest import FORMATS, PRECISIONS
 from segdeploy.cli.options import checked_name, config_option, one_of, repeatable_command, typed_command, warn_of_random_weights
 
 if TYPE_CHECKING:
-    from segdeploy.artifact.manifest import Precision
     from segdeploy.parity.inputs import Inputs
 
 # Enough for a decision on mIoU: in float32 nothing flips; a lower precision takes as many as segdeploy verify does.
-_VERIFY_IMAGES: dict[Precision, int] = {"fp32": 16, "fp16": 50, "bf16": 50, "int8": 50}
+_VERIFY_IMAGES = {"fp32": 16, "fp16": 50, "bf16": 50, "int8": 50}
 _NOISE = "VERIFIED ON SEEDED NOISE: there are no pictures. It shows a wrong graph, not a lost mIoU: pass --data or --images."
 # Options that leave the artifact's files as they are.
 _NO_DIFFERENCE = ("out", "verify", "images")
