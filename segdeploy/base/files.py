@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from segdeploy.base.errors import InputError
 
+TEMPORARY = ".segdeploy-"
 _CHUNK_BYTES = 1 << 20
+_LEFT = re.compile(rf"\..+{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")  # with the letters of ``tempfile``
 
 
 def sha256_file(path: Path) -> str:
@@ -39,20 +44,55 @@ def write_file(path: Path, data: bytes | str) -> None:
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it becomes ``path`` if the block ends well, and goes away if not.
 
+    What killed runs left in that folder goes away too, once a process and folder.
+
     Raises:
         InputError: where the folder cannot be written.
     """
     with writable(path):
         make_parent(path)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        _remove_left(path.parent.resolve())
+        with _temporary_beside(path) as temporary:
             yield temporary
             temporary.chmod(0o666 & ~current_umask())
             temporary.replace(path)
+
+
+@contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    """A file that is locked while its process lives, so that another can tell whether it may be removed."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}{TEMPORARY}", dir=path.parent)
+        with suppress(OSError):  # NFS, for one, may have no locks: then nothing is removed either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        temporary = Path(name)
+        if temporary.exists():  # between its making and its lock another may have taken it for a left one
+            break
+        os.close(handle)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@cache
+def _remove_left(folder: Path) -> None:
+    for left in folder.iterdir():
+        if not _LEFT.fullmatch(left.name):
+            continue
+        try:
+            handle = os.open(left, os.O_RDWR | os.O_NOFOLLOW)  # no folder, which has its own way
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # its process lives, or nobody can tell
+        else:
+            left.unlink(missing_ok=True)
         finally:
-            temporary.unlink(missing_ok=True)
+            os.close(handle)
 
 
 @contextmanager

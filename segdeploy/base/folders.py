@@ -13,10 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segdeploy.base.errors import InputError
-from segdeploy.base.files import current_umask, make_parent, writable
+from segdeploy.base.files import TEMPORARY, current_umask, make_parent, writable
 
 MARK_NAME = ".segdeploy"
-_TEMPORARY = ".segdeploy-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
@@ -113,7 +112,7 @@ def _temporary_beside(place: Path) -> Iterator[Path]:
     """A folder that is locked while its process lives, so that another can tell whether it may be removed."""
     with locked_folder(place.parent):  # none may be taken for a left one between its making and its lock
         _remove_left(place)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}{_TEMPORARY}", dir=place.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}{TEMPORARY}", dir=place.parent))
         handle = os.open(temporary, os.O_RDONLY)
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -150,7 +149,7 @@ def _restore(place: Path) -> None:
 
 
 def _beside(place: Path, ending: str) -> Iterator[Path]:
-    start = f".{place.name}{_TEMPORARY}"
+    start = f".{place.name}{TEMPORARY}"
     for one in place.parent.iterdir():
         if one.name.startswith(start) and one.name.endswith(ending) and one.is_dir() and not one.is_symlink():
             yield one

@@ -1,6 +1,8 @@
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -68,3 +70,40 @@ def test_a_full_disk(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No space left"):
         write_file(tmp_path / "f", "x")
     assert not list(tmp_path.iterdir())
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from segdeploy.base.files import new_file
+
+with new_file(Path(sys.argv[1])) as temporary:
+    temporary.write_text("whole")
+    print(temporary.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_run_left_goes_away(tmp_path):
+    """Only what is ours, and only when its process is gone: one that still writes ends well."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDING, tmp_path / name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for name in ("killed", "living")
+    ]
+    killed, living = (process.stdout.readline().strip() for process in running)
+    running[0].kill()
+    running[0].wait()
+    others = [".notes.segdeploy-mine", "a.segdeploy-abcdefgh", ".b.abcdefgh"]
+    for name in others:
+        (tmp_path / name).touch()
+    (tmp_path / ".c.segdeploy-abcdefgh").symlink_to(tmp_path / ".b.abcdefgh")
+    (tmp_path / ".d.segdeploy-abcdefgh").mkdir()
+    assert (tmp_path / killed).exists()
+    write_file(tmp_path / "new", "x")
+    kept = {"new", living, *others, ".c.segdeploy-abcdefgh", ".d.segdeploy-abcdefgh"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    running[1].communicate("")
+    assert {path.name for path in tmp_path.iterdir()} == kept - {living} | {"living"}
+    assert (tmp_path / "living").read_text() == "whole"
