@@ -15,6 +15,7 @@ _OPENING = {
     "onnx": "reads data: graph and weights, no code, no libraries of custom operators",
     "torchscript": "runs a TorchScript program: open it only from who you trust",
     "pt2": "loads NATIVE CODE (a compiled library): open it only from who you trust",
+    "openvino": "reads data: graph and weights; no extension libraries",
     "tensorrt": "loads NATIVE CODE for the GPU: open it only from who you trust",
     "eager": "reads tensors and plain data; the stored config runs no code",
 }

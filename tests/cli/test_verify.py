@@ -172,9 +172,8 @@ def test_reports(main, exports, onnx_artifact, images_folder):
     ended = main("verify", "--images", images_folder, "--limit", "2", "--junit", "out/j.xml", "--markdown", "out/p.md")
     assert ended.status == 0, ended.err
     cases = list(ET.parse("out/j.xml").getroot().iter("testcase"))
-    assert len(cases) == 17
     assert [case.get("name") for case in cases if case.find("skipped") is not None] == ["mIoU"]
-    assert Path("out/p.md").read_text().count("| passed |") == 9
+    assert Path("out/p.md").read_text().count("| passed |") == len(cases) - 1 > 9
     assert not Path("parity").exists()
 
 

@@ -109,7 +109,9 @@ def test_random_weights(random_variant, tmp_path):
     shapes = Shapes(1, 64, 64)
     artifact = export_model(load_checkpoint(path), "torchscript", tmp_path / "x", name="x", shapes=shapes)
     assert artifact.manifest.lineage.random_weights
-    assert verify(artifact, device="cpu").verdict == "passed"
+    parity = verify(artifact, device="cpu")
+    assert {shape.verdict for shape in parity.shapes} == {"passed"}
+    assert parity.verdict == "undecided", "a static shape changes what six pictures are taken for: too few to tell by"
 
 
 @pytest.mark.parametrize(

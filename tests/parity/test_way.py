@@ -79,12 +79,15 @@ def test_a_window_off_by_one(monkeypatch, judged, sliding):
 def test_the_argmax_before_the_resize(monkeypatch, judged, whole):
     """Labels at the network's size, brought to the picture's by nearest."""
 
-    def early(logits, height, width, **_options):
-        small = logits.argmax(1)
-        rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), small.shape[1:], strict=True))
-        return small[:, rows][:, :, columns]
+    exact = predictor.labels_of_logits
 
-    monkeypatch.setattr(predictor, "resized_labels", early)
+    def early(logits, steps, **how):
+        *before, last = steps
+        small = exact(logits, before, **how)
+        rows, columns = (np.arange(n) * m // n for n, m in zip((last.height, last.width), small.shape, strict=True))
+        return small[rows][:, columns]
+
+    monkeypatch.setattr(predictor, "labels_of_logits", early)
     parity = judged(whole)
     assert parity.verdict == parity.labels.verdict == "failed"
     assert parity.divergence.stage == "postprocessing"

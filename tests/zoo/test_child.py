@@ -97,7 +97,13 @@ def test_a_graph_that_is_wrong(checkpoint_path, tmp_path, monkeypatch):
     """Parity that fails at every size is a failure with its figures, whatever the exporter said."""
     from segdeploy.export import graph
 
-    monkeypatch.setattr(graph, "rewrite", lambda model: model.decode_head.conv_seg.bias.data.add_(1))
+    right = graph.rewrite
+
+    def wrong(model):
+        model.decode_head.conv_seg.bias.data.add_(1)
+        return right(model)
+
+    monkeypatch.setattr(graph, "rewrite", wrong)
     result = try_format(load_checkpoint(checkpoint_path), "torchscript", Sizes((64, 96), None), tmp_path)
     assert result.status == "failed"
     assert result.reason.startswith("parity failed at own sizes: a logit is off by 1")
