@@ -4,7 +4,7 @@ import pytest
 from segdeploy.base.errors import ExportError
 from segdeploy.export.calibration import measure_ranges
 from segdeploy.export.fp16 import LARGEST, overflowing_nodes, sensitive_nodes, to_half
-from segdeploy.export.nodes import comes_from, is_top_level
+from segdeploy.export.nodes import comes_from, is_top_level, pixel_tensors
 from segdeploy.export.restructure import ConvBeforeUpsampling
 from segdeploy.export.rewrites.pooling import ExactAdaptiveAvgPool2d
 
@@ -87,6 +87,10 @@ def test_upsampling_by_matrices_may_be_fp16_at_odd_sizes(lowered, onnx_artifact,
     halves = onnx.load(path)
     kind = types(halves)
     assert {kind[name] for node in halves.graph.node if node.name in products for name in node.input} == {HALF}
+    pixels = pixel_tensors(halves)
+    positions = [node for node in halves.graph.node if comes_from(node, ConvBeforeUpsampling) and not pixels & {*node.output}]
+    assert {"Range", "MatMul"} & {node.op_type for node in positions} == {"Range"}
+    assert HALF not in {kind[name] for node in positions for name in (*node.input, *node.output) if name}
     onnx.save(to_half(model, {*sensitive_nodes(model), *products}), tmp_path / "kept.onnx")
     picture = np.random.default_rng(1).integers(0, 256, (1, *size, 3), dtype=np.uint8)
     expected = evaluate(onnx_artifact.model_path, picture)[1]
