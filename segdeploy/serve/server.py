@@ -33,6 +33,8 @@ _READY_TIMEOUT_S = 180
 _STOP_TIMEOUT_S = 20
 _WORDS_TIMEOUT_S = 10
 _POLL_S = 0.3
+# A Unix socket's path has 107 bytes; a folder and a socket of TorchServe's come behind this.
+_LONGEST_PLACE_BYTES = 60
 _ERROR = re.compile(r"(Error|Exception)\b.*:")
 _LARGEST_MESSAGE_BYTES = 64 << 20
 _LARGEST_LOG_BYTES = 64 << 20
@@ -168,7 +170,7 @@ def start(archive: Path, *, port: int | None = None, settings: Settings | None =
     ports = _free_ports(port, chosen.host)
     java_home = _java_home()
     # A folder of its own: TorchServe leaves logs, keys and a pid file wherever it is started.
-    with tempfile.TemporaryDirectory(prefix="segdeploy-serve-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="segdeploy-serve-", ignore_cleanup_errors=True, dir=_short_place()) as folder:
         scratch = Path(folder)
         log = scratch / "server.log"
         config = scratch / CONFIG_NAME
@@ -281,6 +283,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             except ProcessLookupError:
                 return
             time.sleep(0.1)
+
+
+def _short_place() -> str:
+    """The folder for temporary ones; where its path is too long for the sockets that TorchServe makes there, /tmp."""
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= _LONGEST_PLACE_BYTES else "/tmp"  # noqa: S108  mkdtemp makes it ours alone
 
 
 def _free_ports(port: int | None, host: str) -> Ports:
