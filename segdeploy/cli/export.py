@@ -86,9 +86,9 @@ _NO_DIFFERENCE = ("out", "verify", "images")
 )
 @click.option(
     "--restructure/--no-restructure",
-    default=True,
-    show_default=True,
-    help="Convolve before upsampling, where that is the same function by fewer products; or export the plain graph.",
+    default=None,
+    help="Convolve before upsampling, where that is the same function by fewer products, or export the plain graph. "
+    "By default all but bf16 does.",
 )
 @click.option("--name", help="Of the artifact; by default that of the run or the file.")
 @click.option("--out", type=click.Path(path_type=Path), default="exports", show_default=True, help="Folder of artifacts.")
@@ -124,7 +124,7 @@ def command(
     data: Path | None,
     max_miou_drop: float,
     keep: bool,
-    restructure: bool,
+    restructure: bool | None,
     name: str | None,
     out: Path,
     verify: bool,

@@ -62,7 +62,7 @@ def export_model(
     from segdeploy.export.graph import DeployGraph
     from segdeploy.export.stride import check_smallest_side
 
-    graph = DeployGraph(build_model(checkpoint), manifest, restructured=options.restructure).eval()
+    graph = DeployGraph(build_model(checkpoint), manifest, restructured=options.restructures).eval()
     manifest = msgspec.structs.replace(manifest, restructured=graph.restructured)
     check_smallest_side(graph, manifest, crop_size(checkpoint.config))
     return write_artifact(folder, lambda place: exporter.write(graph, manifest, place, options))

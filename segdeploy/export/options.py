@@ -40,7 +40,8 @@ class Options:
         timing_cache: where TensorRT keeps what it measured; None for a file of its own in the user's cache folder.
         precision: of the arithmetic.
         calibration: for a precision below fp32.
-        restructure: convolve before upsampling, where that holds and pays.
+        restructure: convolve before upsampling, where that holds and pays; None for all but bf16, which rounds the taps one
+            by one.
         fit: how pictures come to shapes that their pipeline does not give them.
     """
 
@@ -51,5 +52,10 @@ class Options:
     timing_cache: Path | None = None
     precision: Precision = "fp32"
     calibration: Calibration = field(default_factory=Calibration)
-    restructure: bool = True
+    restructure: bool | None = None
     fit: Literal["auto", "resize", "pad", "tiles"] = "auto"
+
+    @property
+    def restructures(self) -> bool:
+        """Whether to convolve before upsampling."""
+        return self.precision != "bf16" if self.restructure is None else self.restructure

@@ -180,7 +180,7 @@ class _Maker:
         words = [str(self.reference.model_path), "--to", recipe.fmt, "--precision", recipe.precision, "--no-verify"]
         words += ["--shape", f"{height}x{width}", "--batch", _batch(self.wanted.batches)]
         words += ["--name", name, "--out", str(self.wanted.work)]
-        words += [] if recipe.restructured else ["--no-restructure"]
+        words += ["--restructure" if recipe.restructured else "--no-restructure"]
         words += ["--target", "cuda"] if recipe.fmt == "pt2" and self.wanted.gpu else []
         return words + list(self.options if recipe.precision in {"fp16", "int8"} else ())
 

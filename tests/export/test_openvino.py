@@ -111,3 +111,12 @@ def test_what_each_precision_tells_the_runtime(onnx_artifact, monkeypatch, tmp_p
     assert quantized == ([("int8", options.calibration)] if precision == "int8" else [])
     assert (made.precision, made.inference_precision) == (precision, told)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+
+
+def test_bf16_is_exported_plain_unless_told():
+    """Its rounding of single taps fails where float32's does not."""
+    from segdeploy.export.options import Options
+
+    assert [Options(precision=one).restructures for one in ("fp32", "fp16", "bf16", "int8")] == [True, True, False, True]
+    assert Options(precision="bf16", restructure=True).restructures
+    assert not Options(restructure=False).restructures
