@@ -82,7 +82,7 @@ def test_the_export_command_asks_for_the_same(manifest_of, profiles, step):
     manifest = msgspec.structs.replace(manifest, lineage=lineage)
     words = shlex.split(export_command(manifest, "tensorrt", ["sm86", "sm120"]))
     assert words[:2] == ["segdeploy", "export"]
-    given = command.make_context("export", words[2:], parent=click.Context(cli)).params
+    given = command.make_context("export", words[2:], parent=click.Context(cli, **cli.context_settings)).params
     assert (str(given["target"]), given["formats"], given["name"]) == ("my run/it's best.pth", ("tensorrt",), "hand")
     assert (given["precision"], str(given["data"]), given["targets"]) == ("int8", "data/VOC 2012", ("sm86,sm120",))
     assert (given["workspace_mib"], given["typing"]) == (512, "weak")
@@ -92,7 +92,7 @@ def test_the_export_command_asks_for_the_same(manifest_of, profiles, step):
     )
     assert chosen.profiles == profiles
     again = shlex.split(export_command(manifest, "onnx"))[2:]
-    other = command.make_context("export", again, parent=click.Context(cli)).params
+    other = command.make_context("export", again, parent=click.Context(cli, **cli.context_settings)).params
     assert (other["formats"], other["targets"], other["workspace_mib"], other["typing"]) == (("onnx",), (), None, "strong")
 
 

@@ -40,7 +40,7 @@ def commands(group, context):
 
 def test_every_option_is_explained():
     """No option, of whatever command, without help or a form that explains itself."""
-    for command in commands(entry.cli, click.Context(entry.cli)):
+    for command in commands(entry.cli, click.Context(entry.cli, **entry.cli.context_settings)):
         for option in command.params:
             if isinstance(option, click.Option):
                 assert option.help or option.metavar or option.show_default, f"{command.name} {option.name}"
