@@ -144,3 +144,10 @@ def test_the_command_that_was_typed(manifest_of):
     manifest = msgspec.structs.replace(manifest, lineage=lineage)
     assert export_command(manifest, "onnx") == "segdeploy export 'a run/x.pth' --opset 20 --to onnx"
     assert export_command(manifest, "tensorrt", ["sm120"]).endswith("--opset 20 --to tensorrt --target sm120")
+
+
+def test_of_two_that_take_a_shape_the_one_tuned_nearest():
+    """Nearest by ratio, above as below what it is tuned for."""
+    small, large = (Profile(min=(1, 32, 32), opt=(1, side, side), max=(1, 1024, 1024)) for side in (128, 512))
+    engine = Engine(profiles=(small, large))
+    assert [choose_profile(engine, (1, side, side)) for side in (100, 250, 260, 500)] == [0, 0, 1, 1]
