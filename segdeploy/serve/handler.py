@@ -21,8 +21,12 @@ class SegmentationHandler:
 
     def handle(self, data: list[dict[str, Any]] | None, context: Any) -> list[bytes | str]:
         """One answer a request, in order: a PNG of labels, or an error with a status of its own."""
+        from segdeploy.serve.request import Request
+
         bodies = [item.get("data") or item.get("body") or b"" for item in data or []]
-        answers = self._predictor.answer([bytes(body) if isinstance(body, (bytes, bytearray)) else b"" for body in bodies])
+        answers = self._predictor.answer(
+            [Request(bytes(body) if isinstance(body, (bytes, bytearray)) else b"") for body in bodies]
+        )
         for index, answer in enumerate(answers):
             context.set_response_content_type(index, answer.content_type)
             if answer.status != 200:

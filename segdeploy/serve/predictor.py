@@ -6,10 +6,12 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from segdeploy.artifact.folder import open_artifact
+from segdeploy.artifact.manifest import Manifest
 from segdeploy.base.errors import InputError
 from segdeploy.base.machine import compute_threads
 from segdeploy.images.arrays import Image
@@ -20,47 +22,49 @@ from segdeploy.runtime.open import open_session
 from segdeploy.runtime.predictor import predict_batch
 from segdeploy.runtime.session import Session
 from segdeploy.serve import environment
+from segdeploy.serve.metrics import Observer, ignored
+from segdeploy.serve.request import Answer, Request
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one request gets.
-
-    Attributes:
-        status: of HTTP.
-        body: a palette PNG whose pixel values are labels, at the image's own size; or the error's text.
-        content_type: of the body.
-        phrase: of the status line; ASCII, because other characters derail TorchServe's protocol.
-    """
-
-    status: int
-    body: bytes
-    content_type: str
-    phrase: str = ""
 
 
 class Predictor:
     """Segments the images of a batch of requests; one bad image fails alone."""
 
-    def __init__(self, session: Session, max_pixels: int = MAX_PIXELS) -> None:
-        self._session, self._max_pixels = session, max_pixels
+    def __init__(self, session: Session, max_pixels: int = MAX_PIXELS, observer: Observer = ignored) -> None:
+        self._session, self._max_pixels, self._observer = session, max_pixels, observer
         self._manifest = session.artifact.manifest
 
-    def answer(self, bodies: Sequence[bytes]) -> list[Answer]:
-        """Answer every request.
+    @property
+    def manifest(self) -> Manifest:
+        """Of the artifact that it runs."""
+        return self._manifest
+
+    def warm_up(self) -> None:
+        """Run what the first request would otherwise wait for."""
+        self.health()
+
+    def health(self) -> None:
+        """Run the model on a small picture.
+
+        Raises:
+            Exception: whatever the runtime raises where it cannot.
+        """
+        predict_batch(self._session, [np.full((64, 64, 3), 127, np.uint8)])
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answer every request; never raises for one of them.
 
         Args:
-            bodies: an encoded image each (JPEG, PNG and what else OpenCV reads).
+            requests: an encoded image each (JPEG, PNG and what else OpenCV reads).
 
         Returns:
             As many answers, in order. Images that come to the artifact in one way run as one batch.
         """
         answers: dict[int, Answer] = {}
         groups: dict[Fitted, list[tuple[int, Image]]] = defaultdict(list)
-        for index, body in enumerate(bodies):
-            decoded = self._decode(body)
+        for index, request in enumerate(requests):
+            decoded = self._decode(request.body)
             if isinstance(decoded, Answer):
                 answers[index] = decoded
             else:
@@ -69,7 +73,7 @@ class Predictor:
         for fitted, group in groups.items():
             for start in range(0, len(group), fitted.batch[1]):  # what fails in one batch fails there alone
                 answers.update(self._run(group[start : start + fitted.batch[1]]))
-        return [answers[index] for index in range(len(bodies))]
+        return [answers[index] for index in range(len(requests))]
 
     def _decode(self, body: bytes) -> tuple[Fitted, Image] | Answer:
         """How an image comes to the artifact, and the image; or why not."""
@@ -94,7 +98,7 @@ class Predictor:
         return {index: answer for (index, _), answer in zip(items, answers, strict=True)}
 
 
-def open_predictor(folder: Path, gpu: int | None) -> Predictor:
+def open_predictor(folder: Path, gpu: int | None, observer: Observer = ignored) -> Predictor:
     """Open an artifact for one worker, and log where it runs.
 
     ``SEGDEPLOY_WORKERS`` says among how many the CPU's threads are shared (1), ``SEGDEPLOY_MAX_PIXELS`` how large a picture
@@ -103,6 +107,7 @@ def open_predictor(folder: Path, gpu: int | None) -> Predictor:
     Args:
         folder: the artifact's.
         gpu: the worker's, counted from 0 among those that this process may see; None for the CPU.
+        observer: is told what is measured.
 
     Raises:
         ArtifactError: the artifact is incomplete or altered.
@@ -119,7 +124,7 @@ def open_predictor(folder: Path, gpu: int | None) -> Predictor:
     asked = "the CPU" if gpu is None else f"GPU {gpu}"
     text = "%s: this worker was given %s, the model runs on %s; CPU threads: %d"
     _log.info(text, session.artifact.name, asked, session.device, threads)
-    return Predictor(session, max_pixels)
+    return Predictor(session, max_pixels, observer)
 
 
 def _refusal(error: InputError) -> Answer:

@@ -201,13 +201,14 @@ def server(onnx_artifact):
     """The artifact behind HTTP, without TorchServe: its URL."""
     from segdeploy.runtime import open_session
     from segdeploy.serve.predictor import Predictor
+    from segdeploy.serve.request import Request
 
     with open_session(onnx_artifact, "cpu", 1) as session:
         predictor = Predictor(session)
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                (answer,) = predictor.answer([self.rfile.read(int(self.headers["Content-Length"]))])
+                (answer,) = predictor.answer([Request(self.rfile.read(int(self.headers["Content-Length"])))])
                 self.send_response(answer.status)
                 self.end_headers()
                 self.wfile.write(answer.body)

@@ -19,11 +19,16 @@ from segdeploy.runtime.open import open_session
 from segdeploy.runtime.predictor import predict_batch, predict_labels
 from segdeploy.serve.handler import SegmentationHandler
 from segdeploy.serve.predictor import Predictor, open_predictor
+from segdeploy.serve.request import Request
 
 
 def labels_of(png):
     with Image.open(io.BytesIO(png)) as picture:
         return np.array(picture)
+
+
+def asked(bodies):
+    return [Request(body) for body in bodies]
 
 
 class CountingSession:
@@ -44,7 +49,7 @@ class CountingSession:
 
 def test_every_answer_is_the_mask_of_its_own_image(onnx_session, encoded):
     """Grouping by size changes neither the order nor a pixel."""
-    answers = Predictor(onnx_session).answer(encoded)
+    answers = Predictor(onnx_session).answer(asked(encoded))
     for body, answer in zip(encoded, answers, strict=True):
         assert (answer.status, answer.content_type) == (200, "image/png")
         assert np.array_equal(labels_of(answer.body), predict_labels(onnx_session, decode_image(body, "test")))
@@ -53,14 +58,14 @@ def test_every_answer_is_the_mask_of_its_own_image(onnx_session, encoded):
 def test_images_of_one_network_size_run_as_one_batch(onnx_session, encoded):
     """Three of the six images share a size, so four batches are enough."""
     session = CountingSession(onnx_session)
-    Predictor(session).answer(encoded)
+    Predictor(session).answer(asked(encoded))
     assert sorted(count for count, _, _ in session.batches) == [1, 1, 1, 3]
 
 
 def test_a_batch_is_never_larger_than_the_artifact_takes(onnx_session, encoded):
     """The artifact takes 16: twenty images run as two batches."""
     session = CountingSession(onnx_session)
-    answers = Predictor(session).answer([encoded[1]] * 20)
+    answers = Predictor(session).answer(asked([encoded[1]] * 20))
     assert [count for count, _, _ in session.batches] == [16, 4]
     assert len(answers) == 20
 
@@ -73,7 +78,7 @@ def test_a_static_batch_is_filled(onnx_artifact, encoded):
     )
     with open_session(replace(onnx_artifact, manifest=four), "cpu") as opened:
         session = CountingSession(opened)
-        answers = Predictor(session).answer(encoded)
+        answers = Predictor(session).answer(asked(encoded))
         assert {count for count, _, _ in session.batches} == {4}
         assert [answer.status for answer in answers] == [200] * len(encoded)
         for body, answer in zip(encoded, answers, strict=True):
@@ -84,7 +89,7 @@ def test_a_static_batch_is_filled(onnx_artifact, encoded):
 @pytest.mark.parametrize("bad", [b"", b"no image", b"\xff\xd8\xff\xe0 a JPEG that ends"])
 def test_a_bad_image_fails_alone(onnx_session, encoded, bad):
     """Its neighbours in the batch are answered as if it were not there."""
-    answers = Predictor(onnx_session).answer([encoded[1], bad, encoded[2]])
+    answers = Predictor(onnx_session).answer(asked([encoded[1], bad, encoded[2]]))
     assert [answer.status for answer in answers] == [200, 422, 200]
     assert answers[1].body.startswith(b"expected an image")
     assert answers[1].phrase.isascii()
@@ -92,14 +97,14 @@ def test_a_bad_image_fails_alone(onnx_session, encoded, bad):
 
 def test_a_size_that_nothing_fits_is_the_callers_error(onnx_session, encoded):
     """A picture so flat that nothing of its height is left is refused with the reason; a less flat one is fitted."""
-    answers = Predictor(onnx_session).answer([encoded[1], _png(2, 400), _png(20, 400)])
+    answers = Predictor(onnx_session).answer(asked([encoded[1], _png(2, 400), _png(20, 400)]))
     assert [answer.status for answer in answers] == [200, 422, 200]
     assert b"cut it into parts" in answers[1].body
 
 
 def test_a_failure_inside_the_model_is_500_for_its_group_only(onnx_session, encoded):
     """An unexpected exception costs the images of its batch, and tells the caller nothing of the inside."""
-    answers = Predictor(CountingSession(onnx_session, fail_at=(64, 96))).answer(encoded)
+    answers = Predictor(CountingSession(onnx_session, fail_at=(64, 96))).answer(asked(encoded))
     failed = [answer for answer in answers if answer.status == 500]
     assert len(failed) == 3
     assert all(b"memory" not in answer.body and answer.phrase.isascii() for answer in failed)
@@ -115,7 +120,7 @@ def test_a_decoder_that_breaks_costs_its_own_image_only(onnx_session, encoded, m
         return decode_image(body, source, **limits)
 
     monkeypatch.setattr("segdeploy.serve.predictor.decode_image", decode)
-    answers = Predictor(onnx_session).answer([encoded[0], b"evil", encoded[2]])
+    answers = Predictor(onnx_session).answer(asked([encoded[0], b"evil", encoded[2]]))
     assert [answer.status for answer in answers] == [200, 500, 200]
     assert b"pixel" not in answers[1].body
     assert "pixel format 7" in caplog.text
@@ -159,7 +164,7 @@ def test_the_limit_of_pixels_is_the_servers(onnx_artifact, encoded, monkeypatch)
     """A picture at the limit is answered, one above it is refused, and a limit that is no number is one line."""
     monkeypatch.setenv("SEGDEPLOY_MAX_PIXELS", str(75 * 100))
     predictor = open_predictor(onnx_artifact.folder, None)
-    assert [answer.status for answer in predictor.answer([encoded[0], encoded[3], encoded[1]])] == [200, 422, 200]
+    assert [answer.status for answer in predictor.answer(asked([encoded[0], encoded[3], encoded[1]]))] == [200, 422, 200]
     for wrong in ("0", "-1", "64e6", "many", ""):
         monkeypatch.setenv("SEGDEPLOY_MAX_PIXELS", wrong)
         with pytest.raises(InputError, match=f"in SEGDEPLOY_MAX_PIXELS; got '{wrong}'; correct it"):
