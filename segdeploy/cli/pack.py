@@ -13,40 +13,61 @@ from segdeploy.cli.options import warn_of_random_weights
 if TYPE_CHECKING:
     from segdeploy.artifact.folder import Artifact
 
+SERVERS = ("torchserve",)
+
 
 @click.command("pack")
 @click.argument("artifact", required=False, type=click.Path(path_type=Path))
+@click.option("--to", "server", default="torchserve", show_default=True, type=click.Choice(SERVERS), help="What will serve it.")
 @click.option("--name", help="Of the model, as it stands in the URL; by default the artifact's name.")
-@click.option("--out", type=click.Path(path_type=Path), default="model_store", show_default=True, help="The model store.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where to put it; by default what the server calls its own: model_store, ..."
+)
 @click.option("--batch-size", default=1, show_default=True, type=click.IntRange(min=1), help="Requests run together.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
 @click.option("--unverified", is_flag=True, help="Pack it in spite of its parity verdict; its manifest says so for ever.")
-def command(artifact: Path | None, name: str | None, out: Path, batch_size: int, workers: int, unverified: bool) -> None:
-    """Make a TorchServe archive (.mar) of ARTIFACT, and print the line that serves it.
+def command(
+    artifact: Path | None, server: str, name: str | None, out: Path | None, batch_size: int, workers: int, unverified: bool
+) -> None:
+    """Make what a server takes of ARTIFACT, such as TorchServe's archive (.mar), and print the line that serves it.
 
     Without ARTIFACT: the newest ONNX artifact under exports/ that passed on pictures, at the default tolerances.
     """
     from segdeploy.artifact.folder import open_artifact
-    from segdeploy.serve.archive import concerns, pack
-    from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, start_line, stop_line, write_config
 
     chosen = open_artifact(artifact) if artifact is not None else _newest(unverified=unverified)
     warn_of_random_weights(chosen)
     called = name or re.sub(r"[^A-Za-z0-9._-]+", "_", chosen.manifest.name).strip("._-")
+    if server == "torchserve":
+        _to_torchserve(
+            chosen, called, out or Path("model_store"), batch_size=batch_size, workers=workers, unverified=unverified
+        )
+
+
+def _to_torchserve(chosen: Artifact, called: str, out: Path, *, batch_size: int, workers: int, unverified: bool) -> None:
+    from segdeploy.serve.archive import pack
+    from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, start_line, stop_line, write_config
+
     archive = pack(chosen, name=called, out=out, unverified=unverified)
     ports = Ports()
     write_config(archive, Settings(batch_size=batch_size, workers=workers), ports, out / CONFIG_NAME)
-    counting = chosen.manifest.verdict()
-    verdict = f"{counting.verdict} on {counting.inputs}, {counting.device}" if counting else "never verified"
-    click.echo(f"{archive}  {archive.stat().st_size / 1e6:.1f} MB  from {chosen.name}, parity: {verdict}")
-    for line in concerns(chosen):
-        click.echo(f"packed all the same, as its manifest says from now on: {line}", err=True)
+    _echo_packed(chosen, archive, archive.stat().st_size)
     click.echo("serve it:")
     click.echo(f"  {start_line(archive)}")
     click.echo("ask it (the answer is a PNG whose pixel values are the labels):")
     click.echo(f"  curl -s http://127.0.0.1:{ports.inference}/predictions/{called} -T IMAGE.jpg -o mask.png")
     click.echo("stop it:")
     click.echo(f"  {stop_line()}")
+
+
+def _echo_packed(chosen: Artifact, made: Path, size_bytes: int) -> None:
+    from segdeploy.serve.archive import concerns
+
+    counting = chosen.manifest.verdict()
+    verdict = f"{counting.verdict} on {counting.inputs}, {counting.device}" if counting else "never verified"
+    click.echo(f"{made}  {size_bytes / 1e6:.1f} MB  from {chosen.name}, parity: {verdict}")
+    for line in concerns(chosen):
+        click.echo(f"packed all the same, as its manifest says from now on: {line}", err=True)
 
 
 def _newest(*, unverified: bool) -> Artifact:
