@@ -14,6 +14,8 @@ from segdeploy.images.header import Header, read_header
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 # More than any camera's picture has; decoded it takes a fifth of a gigabyte, and its logits more.
 MAX_PIXELS = 64_000_000
+# The most that JPEG can say. A picture one pixel high may have millions, and tables of a side's length are made of it.
+MAX_SIDE = 65_535
 FORMATS = "JPEG, PNG, WebP, BMP or TIFF"
 
 
@@ -60,6 +62,9 @@ def checked_header(data: bytes, source: str, *, max_pixels: int = MAX_PIXELS) ->
     if header is None:
         got = f"{len(data)} bytes of something else, or cut short" if data else "an empty file"
         raise InputError(expected=f"an image in {source}", got=got, fix=f"pass a {FORMATS} file")
+    if max(header.width, header.height) > MAX_SIDE:
+        got = f"{header.width}x{header.height}"
+        raise InputError(expected=f"sides of at most {MAX_SIDE:,} pixels in {source}", got=got, fix="cut the image into parts")
     if header.pixels > max_pixels:
         tiles = "" if header.pixels == header.width * header.height else f" in tiles of {header.pixels} pixels"
         raise InputError(

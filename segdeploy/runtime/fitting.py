@@ -157,12 +157,17 @@ def given_batches(batch: Batch, fitted: Fitted, preprocess: Preprocess) -> Itera
         Windows, and the images uint8 [len(windows) * N, h, w, 3]: of the first window for each picture, then of the next.
         Several windows go together where the artifact takes no smaller batch; ``filled`` does the rest.
     """
-    together = max(1, fitted.batch[0] // len(batch))
+    for chosen in window_groups(fitted, len(batch)):
+        yield chosen, np.concatenate([_cut_out(batch, window, fitted, preprocess) for window in chosen])
+
+
+def window_groups(fitted: Fitted, count: int) -> Iterator[list[Window]]:
+    """The windows that go to the artifact together, for so many pictures of one size."""
+    together = max(1, fitted.batch[0] // count)
     for _, group in groupby(fitted.windows, key=lambda window: window.given):
         windows = list(group)
         for start in range(0, len(windows), together):
-            chosen = windows[start : start + together]
-            yield chosen, np.concatenate([_cut_out(batch, window, fitted, preprocess) for window in chosen])
+            yield windows[start : start + together]
 
 
 def filled(images: Batch, least: int) -> Batch:

@@ -49,12 +49,13 @@ def predict_labels(session: Session, image: Image) -> Labels:
     return predict_batch(session, [image])[0]
 
 
-def predict_batch(session: Session, images: Sequence[Image]) -> list[Labels]:
+def predict_batch(session: Session, images: Sequence[Image], *, at_network: Sequence[bool] = ()) -> list[Labels]:
     """Segment pictures of one size, or of sizes that come to the artifact in one way (``fit_picture``).
 
     Args:
         session: any backend.
         images: uint8 [H, W, 3] RGB each, as many as one likes.
+        at_network: of which pictures the labels stay at the size that the pipeline's resize makes of them; by default of none.
 
     Returns:
         Labels at each picture's own size, in order.
@@ -65,35 +66,42 @@ def predict_batch(session: Session, images: Sequence[Image]) -> list[Labels]:
     manifest = session.artifact.manifest
     fitted = fit_picture(images[0].shape[0], images[0].shape[1], manifest)
     labels: list[Labels] = []
+    stay = at_network or [False] * len(images)
+    sizes = [fitted.size if one else image.shape[:2] for one, image in zip(stay, images, strict=True)]
     for start in range(0, len(images), fitted.batch[1]):
-        labels += _predict_together(session, images[start : start + fitted.batch[1]], fitted)
+        part = slice(start, start + fitted.batch[1])
+        labels += _predict_together(session, images[part], sizes[part], fitted)
     return labels
 
 
-def _predict_together(session: Session, images: Sequence[Image], fitted: Fitted) -> list[Labels]:
+def _predict_together(
+    session: Session, images: Sequence[Image], sizes: Sequence[Sequence[int]], fitted: Fitted
+) -> list[Labels]:
     manifest = session.artifact.manifest
     batch = prepared(images, fitted)
-    height, width = fitted.size
-    if len(fitted.windows) == 1 and not fitted.stretched and all(image.shape[:2] == fitted.size for image in images):
-        ((_, given),) = given_batches(batch, fitted, manifest.preprocess)
-        # The graph's own argmax is already at the picture's size.
-        return list(session.run(filled(given, fitted.batch[0])).mask[: len(images), :height, :width])
     align, cutoff = manifest.postprocess.align_corners, manifest.postprocess.cutoff
     if len(fitted.windows) > 1:
         dtype = np.uint8 if len(manifest.classes) <= 256 else np.int32
-        found = [BandedLabels(fitted.size, one.shape[:2], align_corners=align, cutoff=cutoff, dtype=dtype) for one in images]
+        found = [BandedLabels(fitted.size, one, align_corners=align, cutoff=cutoff, dtype=dtype) for one in sizes]
         for band in slide_bands(session, batch, fitted):
             for index, labels in enumerate(found):
                 labels.add(band[index : index + 1])
         return [labels.labels for labels in found]
+    # Where the graph's own argmax is already at the size that is wanted, it counts: for each picture whatever the others are.
+    done = [not fitted.stretched and size == fitted.size for size in sizes]
     (((window,), given),) = given_batches(batch, fitted, manifest.preprocess)
-    raw = session.run(filled(given, fitted.batch[0]), logits=True).logits
-    assert raw is not None
+    prediction = session.run(filled(given, fitted.batch[0]), logits=not all(done))
+    height, width = fitted.size
     steps = window_steps(window, fitted, manifest)
-    return [
-        labels_of_logits(one, (*steps, to_size(*image.shape[:2])), align_corners=align, cutoff=cutoff)
-        for one, image in zip(raw, images, strict=False)
-    ]
+    segmented = []
+    for index, size in enumerate(sizes):
+        if done[index]:
+            segmented.append(prediction.mask[index, :height, :width])
+        else:
+            assert prediction.logits is not None
+            resizes = (*steps, to_size(*size))
+            segmented.append(labels_of_logits(prediction.logits[index], resizes, align_corners=align, cutoff=cutoff))
+    return segmented
 
 
 def network_logits(session: Session, batch: Batch, fitted: Fitted) -> Logits:

@@ -13,22 +13,24 @@ class SegmentationHandler:
         self._predictor: Any = None
 
     def initialize(self, context: Any) -> None:
-        """Open the artifact that was unpacked into ``model_dir``, on the GPU that this worker was given."""
+        """Open the artifact that was unpacked into ``model_dir``, on the GPU that this worker was given, and warm it up."""
         from segdeploy.serve.predictor import open_predictor
+        from segdeploy.serve.torchserve import metric_sink
 
         properties = context.system_properties
-        self._predictor = open_predictor(Path(properties["model_dir"]), properties.get("gpu_id"))
+        observer = metric_sink(getattr(context, "metrics", None))
+        self._predictor = open_predictor(Path(properties["model_dir"]), properties.get("gpu_id"), observer)
+        self._predictor.warm_up(int(properties.get("batch_size") or 1))
 
-    def handle(self, data: list[dict[str, Any]] | None, context: Any) -> list[bytes | str]:
-        """One answer a request, in order: a PNG of labels, or an error with a status of its own."""
-        from segdeploy.serve.request import Request
+    def handle(self, data: list[dict[str, Any]] | None, context: Any) -> list[bytes]:
+        """One answer a request, in order, each with a status of its own."""
+        from segdeploy.serve.torchserve import request_of, set_answer
 
-        bodies = [item.get("data") or item.get("body") or b"" for item in data or []]
-        answers = self._predictor.answer(
-            [Request(bytes(body) if isinstance(body, (bytes, bytearray)) else b"") for body in bodies]
-        )
+        requests = [
+            request_of(item, context.get_all_request_header(index), context.get_request_id(index) or "")
+            for index, item in enumerate(data or [])
+        ]
+        answers = self._predictor.answer(requests)
         for index, answer in enumerate(answers):
-            context.set_response_content_type(index, answer.content_type)
-            if answer.status != 200:
-                context.set_response_status(answer.status, answer.phrase, index)
+            set_answer(context, index, answer)
         return [answer.body for answer in answers]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from segdeploy.base.errors import InputError
 
 REQUEST_ID = "X-Request-Id"
 DEADLINE = "X-Request-Deadline"
+OPTIONS = "X-Segdeploy-Options"
 _LONGEST_ID = 128
 
 
@@ -40,6 +42,8 @@ class Request:
         request_id: comes back in the answer and stands in the log.
         deadline: by ``time.monotonic()``, after which nobody waits for the answer any more; None for none.
         parts: of a form, where the server has taken it apart itself: ``body`` is not looked at then.
+        options: the header ``X-Segdeploy-Options``, written as a query: for servers that hand no query over.
+        problem: why it is refused, where that shows before it is looked at.
     """
 
     body: bytes
@@ -49,6 +53,8 @@ class Request:
     request_id: str = ""
     deadline: float | None = None
     parts: tuple[Part, ...] | None = None
+    options: str = ""
+    problem: InputError | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,10 @@ def request_of_http(
         query: of its URL, decoded.
         request_id: the server's own, for a request that brings none (``X-Request-Id``).
         parts: see ``Request``.
-
-    Raises:
-        InputError: ``X-Request-Deadline`` is no time.
     """
     lower = {name.lower(): value for name, value in headers.items()}
     given = lower.get(REQUEST_ID.lower(), "")
+    deadline, problem = _deadline(lower.get(DEADLINE.lower()))
     usable = 0 < len(given) <= _LONGEST_ID and given.isascii() and given.isprintable()
     return Request(
         body,
@@ -99,21 +103,22 @@ def request_of_http(
         accept=lower.get("accept", ""),
         query=query or {},
         request_id=given if usable else request_id,
-        deadline=_deadline(lower.get(DEADLINE.lower())),
+        deadline=deadline,
         parts=parts,
+        options=lower.get(OPTIONS.lower(), ""),
+        problem=problem,
     )
 
 
-def _deadline(text: str | None) -> float | None:
+def _deadline(text: str | None) -> tuple[float | None, InputError | None]:
     """By this process's clock, of a time since 1970 in seconds: an absolute one, so that waiting in a queue counts."""
     if text is None:
-        return None
+        return None, None
     try:
         left = float(text) - time.time()
     except ValueError:
-        left = float("nan")
-    if not abs(left) < float("inf"):
-        raise InputError(
-            expected=f"seconds since 1970 in {DEADLINE}", got=f"'{text[:40]}'", fix="such as 1767225600.25, or leave it out"
-        )
-    return time.monotonic() + left
+        left = math.nan
+    if not math.isfinite(left):
+        fix = "such as 1767225600.25, or leave it out"
+        return None, InputError(expected=f"seconds since 1970 in {DEADLINE}", got=f"'{text[:40]}'", fix=fix)
+    return time.monotonic() + left, None
