@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from segdeploy.artifact.axes import bounds, nearest
@@ -105,10 +105,10 @@ def choose_shapes(
         largest: ``HxW``.
         profiles: ``MIN:OPT:MAX``, each ``HxW`` or ``NxHxW``, or one of these for all three. The axes span them all.
         batch: ``N`` for a fixed batch or ``MIN:OPT:MAX``.
-        multiple: what a dynamic height and width are multiples of.
+        multiple: what height and width are multiples of, fixed ones too.
 
     Raises:
-        InputError: a text that is not of these forms, or bounds out of order.
+        InputError: a text that is not of these forms, bounds out of order, or sizes that are no multiples.
     """
     if static and (smallest or best or largest):
         raise InputError(
@@ -123,7 +123,7 @@ def choose_shapes(
         return _span([_profile(text, images, multiple) for text in profiles], multiple)
     if static:
         height, width = parse_size(static, "--shape")
-        return Shapes(images, height, width)
+        return _axes(images, ((height,) * 3, (width,) * 3), multiple)
 
     def default(side: int) -> int:
         return -(-side // multiple) * multiple
@@ -135,7 +135,7 @@ def choose_shapes(
         if largest
         else (default(max(limits.side, opt[0])), default(max(limits.side, opt[1])))
     )
-    return Shapes(images, *(_axis(*sides, multiple) for sides in zip(low, opt, high, strict=True)))
+    return _axes(images, zip(low, opt, high, strict=True), multiple)
 
 
 def parse_size(text: str, option: str) -> tuple[int, int]:
@@ -195,6 +195,13 @@ def _batch(text: str | None, largest: int) -> Axis:
         raise InputError(expected="N or MIN:OPT:MAX for --batch, such as 1:4:8", got=f"'{text}'", fix="correct it")
     numbers = [int(part) for part in parts]
     return _axis(*numbers) if len(numbers) == 3 else numbers[0]
+
+
+def _axes(batch: Axis, sides: Iterable[tuple[int, int, int]], multiple: int) -> Shapes:
+    """N beside H and W of (min, opt, max)."""
+    given = [Bounds(min=low, opt=opt, max=high, step=multiple) for low, opt, high in sides]
+    Shapes(batch, *given)  # however narrow: that they are multiples is checked there, and a fixed size knows of none
+    return Shapes(batch, *(_axis(one.min, one.opt, one.max, multiple) for one in given))
 
 
 def _axis(low: int, opt: int, high: int, step: int = 1) -> Axis:
