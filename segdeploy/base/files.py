@@ -17,7 +17,7 @@ from segdeploy.base.errors import InputError
 
 TEMPORARY = ".segdeploy-"
 _CHUNK_BYTES = 1 << 20
-_LEFT = re.compile(rf"\..+{re.escape(TEMPORARY)}[a-z0-9_]{{8}}")  # with the letters of ``tempfile``
+_LEFT = re.compile(rf"\..+{re.escape(TEMPORARY)}[a-z0-9_]{{8}}(\.\w+)?")  # with the letters of ``tempfile``
 
 
 def sha256_file(path: Path) -> str:
@@ -41,10 +41,15 @@ def write_file(path: Path, data: bytes | str) -> None:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path, suffix: str = "") -> Iterator[Path]:
     """Yield a temporary path in the same folder; it becomes ``path`` if the block ends well, and goes away if not.
 
     What killed runs left in that folder goes away too, once a process and folder.
+
+    Args:
+        path: of the file.
+        suffix: of the temporary path, for a writer that chooses the format by it. The file is there, empty, and is written
+            to in its place: one that is put there instead is not locked.
 
     Raises:
         InputError: where the folder cannot be written.
@@ -52,17 +57,17 @@ def new_file(path: Path) -> Iterator[Path]:
     with writable(path):
         make_parent(path)
         _remove_left(path.parent.resolve())
-        with _temporary_beside(path) as temporary:
+        with _temporary_beside(path, suffix) as temporary:
             yield temporary
             temporary.chmod(0o666 & ~current_umask())
             temporary.replace(path)
 
 
 @contextmanager
-def _temporary_beside(path: Path) -> Iterator[Path]:
+def _temporary_beside(path: Path, suffix: str) -> Iterator[Path]:
     """A file that is locked while its process lives, so that another can tell whether it may be removed."""
     while True:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}{TEMPORARY}", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}{TEMPORARY}", suffix=suffix, dir=path.parent)
         with suppress(OSError):  # NFS, for one, may have no locks: then nothing is removed either
             fcntl.flock(handle, fcntl.LOCK_EX)
         temporary = Path(name)

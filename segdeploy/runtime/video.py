@@ -126,8 +126,7 @@ def _writer(path: Path | None, rate: float) -> Iterator[Callable[[Image], None]]
     if path is None:
         yield lambda _picture: None
         return
-    with new_file(path) as temporary:
-        unfinished = temporary.with_name(temporary.name + path.suffix)  # OpenCV chooses the container by the suffix
+    with new_file(path, path.suffix) as temporary:  # OpenCV chooses the container by the suffix
         video: Any = None
         size = (0, 0)
 
@@ -136,7 +135,7 @@ def _writer(path: Path | None, rate: float) -> Iterator[Callable[[Image], None]]
             picture = even(picture)
             if video is None:
                 size = picture.shape[1], picture.shape[0]
-                video = cv2.VideoWriter(str(unfinished), cv2.VideoWriter.fourcc(*_CODEC), rate, size)
+                video = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*_CODEC), rate, size)
                 if not video.isOpened():
                     raise InputError(
                         expected=f"an OpenCV that writes {_CODEC} video of {size[0]}x{size[1]}",
@@ -147,10 +146,6 @@ def _writer(path: Path | None, rate: float) -> Iterator[Callable[[Image], None]]
 
         try:
             yield write
-            if video is not None:
-                video.release()
-                unfinished.replace(temporary)
         finally:
             if video is not None:
                 video.release()
-            unfinished.unlink(missing_ok=True)

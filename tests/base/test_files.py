@@ -77,7 +77,7 @@ import sys
 from pathlib import Path
 from segdeploy.base.files import new_file
 
-with new_file(Path(sys.argv[1])) as temporary:
+with new_file(Path(sys.argv[1]), Path(sys.argv[1]).suffix) as temporary:
     temporary.write_text("whole")
     print(temporary.name, flush=True)
     sys.stdin.read()
@@ -90,20 +90,22 @@ def test_what_a_killed_run_left_goes_away(tmp_path):
         subprocess.Popen(
             [sys.executable, "-c", HOLDING, tmp_path / name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        for name in ("killed", "living")
+        for name in ("killed", "killed.mp4", "living")
     ]
-    killed, living = (process.stdout.readline().strip() for process in running)
-    running[0].kill()
-    running[0].wait()
+    *killed, living = (process.stdout.readline().strip() for process in running)
+    for process in running[:-1]:
+        process.kill()
+        process.wait()
     others = [".notes.segdeploy-mine", "a.segdeploy-abcdefgh", ".b.abcdefgh"]
     for name in others:
         (tmp_path / name).touch()
     (tmp_path / ".c.segdeploy-abcdefgh").symlink_to(tmp_path / ".b.abcdefgh")
     (tmp_path / ".d.segdeploy-abcdefgh").mkdir()
-    assert (tmp_path / killed).exists()
+    assert all((tmp_path / name).exists() for name in killed)
+    assert killed[1].endswith(".mp4")
     write_file(tmp_path / "new", "x")
     kept = {"new", living, *others, ".c.segdeploy-abcdefgh", ".d.segdeploy-abcdefgh"}
     assert {path.name for path in tmp_path.iterdir()} == kept
-    running[1].communicate("")
+    running[-1].communicate("")
     assert {path.name for path in tmp_path.iterdir()} == kept - {living} | {"living"}
     assert (tmp_path / "living").read_text() == "whole"

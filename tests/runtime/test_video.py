@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
 
 from segdeploy.base.errors import InputError
+from segdeploy.base.files import write_file
 from segdeploy.images.decode import read_image
 from segdeploy.runtime.files import Drawing, Job, predict_files
 from segdeploy.runtime.predictor import predict_labels
@@ -111,6 +114,22 @@ def test_interrupted(session, movie, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         predict_video(session, movie, tmp_path / "out.mp4", seen=interrupt)
     assert not list(tmp_path.iterdir())
+
+
+def test_killed(session, movie, tmp_path):
+    """What a run leaves that is killed in the middle, the next one to write there removes."""
+    left = tmp_path / "left"
+    left.mkdir()
+
+    def keep(number, _labels):
+        if number == 3:
+            for path in (tmp_path / "out").iterdir():  # as it lies there, and nobody holds it
+                shutil.copy(path, left)
+
+    predict_video(session, movie, tmp_path / "out" / "out.mp4", seen=keep)
+    assert len(list(left.iterdir())) == 1
+    write_file(left / "next", "x")
+    assert [path.name for path in left.iterdir()] == ["next"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video" * 100])
