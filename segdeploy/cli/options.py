@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,7 @@ def resolve_target(target: Path | None, config: str | None = None) -> Artifact:
     from segdeploy.runtime.open import eager_artifact
 
     path = target or newest_checkpoint()
-    artifact = open_artifact(path) if path.is_dir() else eager_artifact(path, config)
+    artifact = open_artifact(path) if path.is_dir() else eager_artifact(path, config, say=partial(click.echo, err=True))
     warn_of_random_weights(artifact)
     return artifact
 

@@ -35,6 +35,7 @@ class Checkpoint:
             which names what mmseg registered and nothing else (see ``segdeploy.models.registry``).
         dataset_meta: classes and palette as the training recorded them; may be empty.
         random_weights: nobody trained it; see ``segdeploy.models.random_weights``.
+        size_bytes: of the file; None for random weights.
     """
 
     path: Path | None
@@ -45,6 +46,7 @@ class Checkpoint:
     config_trusted: bool
     dataset_meta: Mapping[str, Any]
     random_weights: bool = False
+    size_bytes: int | None = None
 
     @property
     def source(self) -> str:
@@ -66,7 +68,16 @@ def load_checkpoint(path: Path, config: str | None = None) -> Checkpoint:
         ConfigError: the config cannot be read, or names what could run code.
         MissingExtraError: PyTorch or mmseg is not installed.
     """
-    content, sha256 = _load_hashed(path)
+    return load_whole(path, config)[0]
+
+
+def load_whole(path: Path, config: str | None = None) -> tuple[Checkpoint, Mapping[str, Any]]:
+    """A checkpoint as ``load_checkpoint`` gives it, and all that is in the file: of the same bytes.
+
+    Raises:
+        SegdeployError: as ``load_checkpoint``.
+    """
+    content, sha256, size = _load_hashed(path)
     state_dict = content.get("state_dict", content)
     tensors = isinstance(state_dict, Mapping) and state_dict and all(hasattr(v, "shape") for v in state_dict.values())
     if not tensors:
@@ -91,7 +102,7 @@ def load_checkpoint(path: Path, config: str | None = None) -> Checkpoint:
             got="one of mmseg 0.x" if isinstance(meta.get("config"), str) else "none",
             fix="pass the one it was trained with, or mmseg 1's of the same name: --config FILE",
         )
-    return Checkpoint(
+    checkpoint = Checkpoint(
         path=path,
         sha256=sha256,
         state_dict=state_dict,
@@ -100,7 +111,9 @@ def load_checkpoint(path: Path, config: str | None = None) -> Checkpoint:
         config_trusted=config is not None,
         dataset_meta=_dataset_meta(meta),
         random_weights=RANDOM_WEIGHTS_KEY in meta,
+        size_bytes=size,
     )
+    return checkpoint, content
 
 
 def bare_checkpoint(config: str) -> Checkpoint:
@@ -128,8 +141,8 @@ def load_plain(path: Path) -> Mapping[str, Any]:
     return _load_hashed(path)[0]
 
 
-def _load_hashed(path: Path) -> tuple[Mapping[str, Any], str]:
-    """What is in a file, and the SHA-256 of the very bytes that were loaded: the file may be replaced meanwhile."""
+def _load_hashed(path: Path) -> tuple[Mapping[str, Any], str, int]:
+    """What is in a file, and SHA-256 and number of the very bytes that were loaded: the file may be replaced meanwhile."""
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -157,7 +170,7 @@ def _load_hashed(path: Path) -> tuple[Mapping[str, Any], str]:
         ) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(expected=f"a dict in '{path}'", got=f"a {type(content).__name__}", fix=fix)
-    return content, hashlib.sha256(data).hexdigest()
+    return content, hashlib.sha256(data).hexdigest(), len(data)
 
 
 def _plain_types() -> list[Any]:

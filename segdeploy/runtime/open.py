@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -29,8 +30,13 @@ def open_session(artifact: Artifact, device: Device = "auto", threads: int | Non
     return find_backend(artifact.manifest.format).open(artifact, device, threads or compute_threads())
 
 
-def eager_artifact(checkpoint: Path, config: str | None = None) -> Artifact:
+def eager_artifact(checkpoint: Path, config: str | None = None, say: Callable[[str], None] | None = None) -> Artifact:
     """A checkpoint as it is, run by PyTorch and mmseg: the reference of everything else.
+
+    Args:
+        checkpoint: a .pth file.
+        config: an mmseg config that the caller trusts, in place of the one inside.
+        say: called with a line on what of the checkpoint was filled in or left out.
 
     Raises:
         CheckpointError: it cannot be loaded.
@@ -38,4 +44,4 @@ def eager_artifact(checkpoint: Path, config: str | None = None) -> Artifact:
     """
     from segdeploy.runtime.backends.eager import describe_checkpoint
 
-    return describe_checkpoint(checkpoint, config)
+    return describe_checkpoint(checkpoint, config, say)

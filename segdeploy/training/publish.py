@@ -14,7 +14,7 @@ from typing import Any
 from segdeploy.base.errors import CheckpointError
 from segdeploy.base.files import write_file
 from segdeploy.models.build import build_model
-from segdeploy.models.checkpoint import load_checkpoint, load_plain
+from segdeploy.models.checkpoint import load_whole
 from segdeploy.models.configs import load_config
 from segdeploy.models.describe import default_name
 
@@ -63,8 +63,8 @@ def publish(
         ConfigError: the config cannot be read or built.
         InputError: the folder cannot be written.
     """
-    loaded = load_checkpoint(checkpoint, config)
-    content = load_plain(checkpoint)
+    loaded, content = load_whole(checkpoint, config)
+    assert loaded.size_bytes is not None
     weights = _choose_weights(content, loaded.state_dict, ema, checkpoint)
     build_model(replace(loaded, state_dict=weights))  # what does not fit is of no use to who gets it
     known = content.get("meta") or {}
@@ -77,7 +77,7 @@ def publish(
     write_file(path, data)
     return Published(
         path=path,
-        bytes_before=checkpoint.stat().st_size,
+        bytes_before=loaded.size_bytes,
         bytes_after=len(data),
         dropped=tuple(key for key in content if key not in {"meta", "state_dict"}) if "state_dict" in content else (),
         averaged=None if "ema_state_dict" not in content else ema is not False,

@@ -47,3 +47,14 @@ def test_more_than_256_classes(many, main, tmp_path, images_folder):
     scored = main("eval", "out/many/onnx-fp32", "--data", data)
     assert scored.status == 0, scored.err
     assert "100.00" in scored.out
+
+
+@pytest.mark.parametrize("command", ["eval", "predict"])
+def test_colours_that_nobody_gave_are_said_of_a_bare_checkpoint_too(many, main, labelled_root, images_folder, command):
+    """In one line, as an export says it."""
+    wanted = {"eval": ("--data", labelled_root, "--limit", "1"), "predict": (images_folder / "0.png", "--out", "masks")}
+    ended = main(command, many, *wanted[command])
+    assert ended.status == 0, ended.err
+    assert [line for line in ended.err.splitlines() if "has no colour for 297 of 300 classes" in line] == [
+        f"the palette of '{many}' has no colour for 297 of 300 classes: they get distinct ones"
+    ]

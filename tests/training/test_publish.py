@@ -54,6 +54,24 @@ def logits(path, image):
         return session.run(image[None], logits=True).logits
 
 
+def test_a_file_that_is_replaced_meanwhile(training, averaged, tmp_path, monkeypatch):
+    """All that is published is of the bytes that were read first, whatever lies there afterwards."""
+    expected = publish(training, tmp_path / "before", name="x")
+    place = tmp_path / "latest.pth"
+    shutil.copy(training, place)
+    load = torch.load
+
+    def replaced(*arguments, **options):
+        content = load(*arguments, **options)
+        shutil.copy(averaged[0], place)
+        return content
+
+    monkeypatch.setattr(torch, "load", replaced)
+    found = publish(place, tmp_path / "after", name="x")
+    assert found.path.read_bytes() == expected.path.read_bytes()
+    assert (found.bytes_before, found.dropped, found.averaged) == (expected.bytes_before, expected.dropped, None)
+
+
 def test_same_model(training, synthetic, tmp_path, one_thread):
     """The published weights give the same logits to the last bit, and their config and classes are with them."""
     published = publish(training, tmp_path).path

@@ -6,7 +6,7 @@ It shares no code with the deploy graph on purpose: what the exporters are held 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from segdeploy.base.errors import ArtifactError
 from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import Checkpoint, load_checkpoint
 from segdeploy.models.datasets import datasets_of
-from segdeploy.models.describe import default_name, describe
+from segdeploy.models.describe import default_name, describe, palette_note
 from segdeploy.runtime.backend import Backend
 from segdeploy.runtime.backends.torch_device import device_name, import_torch, pick_device, synchronize
 from segdeploy.runtime.session import Prediction, Segmented, Staged, checked_images
@@ -30,8 +30,13 @@ from segdeploy.runtime.session import Prediction, Segmented, Staged, checked_ima
 _BARE_PIPELINE = ({"type": "LoadImageFromFile"}, {"type": "PackSegInputs"})
 
 
-def describe_checkpoint(path: Path, config: str | None = None) -> Artifact:
+def describe_checkpoint(path: Path, config: str | None = None, say: Callable[[str], None] | None = None) -> Artifact:
     """A checkpoint as an Artifact of format ``eager``. With a config of its own, that file is listed second.
+
+    Args:
+        path: of the checkpoint.
+        config: as ``load_checkpoint`` takes it.
+        say: called with a line on what of the checkpoint was filled in or left out.
 
     Raises:
         CheckpointError: it cannot be loaded.
@@ -39,7 +44,10 @@ def describe_checkpoint(path: Path, config: str | None = None) -> Artifact:
     """
     checkpoint = load_checkpoint(path, config)
     assert checkpoint.sha256 is not None
-    files = [FileEntry(path=path.name, sha256=checkpoint.sha256, bytes=path.stat().st_size)]
+    assert checkpoint.size_bytes is not None
+    if say is not None and (note := palette_note(checkpoint)) is not None:
+        say(note)
+    files = [FileEntry(path=path.name, sha256=checkpoint.sha256, bytes=checkpoint.size_bytes)]
     if config is not None:
         files.append(FileEntry(path=config, sha256=checkpoint.config_sha256, bytes=0))
     manifest = describe(checkpoint, name=default_name(checkpoint), fmt="eager", files=tuple(files))
