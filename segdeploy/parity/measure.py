@@ -60,7 +60,7 @@ def run_all(
     batches = sum(-(-len(asked.inputs.pictures) // count) if asked.every else 1 for count, _, _ in asked.shapes)
     # NaN and infinity are judged; nobody needs to be warned of them as well.
     with np.errstate(invalid="ignore"), progress_bar(label, len(asked.inputs.pictures) + batches) as advance:
-        for group in _together(asked.inputs.pictures, manifest):
+        for group in together(asked.inputs.pictures, manifest):
             _compare_own_size(original, candidate, group, manifest, judge)
             advance(len(group.pictures))
         for shape in asked.shapes:
@@ -73,57 +73,69 @@ def run_all(
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Pictures that come to the artifact in one way, in one batch."""
+class Group:
+    """Pictures that come to the artifact in one way, in one batch.
+
+    Attributes:
+        fitted: that way.
+        pictures: no more than the artifact's smallest batch.
+        images: as they are read, uint8 [H, W, 3].
+    """
 
     fitted: Fitted
     pictures: list[Picture]
     images: list[Image]
 
 
-def _together(pictures: Sequence[Picture], manifest: Manifest) -> Iterator[_Group]:
+def together(pictures: Sequence[Picture], manifest: Manifest) -> Iterator[Group]:
     """Neighbours that come to the artifact in one way, as many as its smallest batch.
 
     A batch that is filled up holds other pictures where there are any: of one picture alone, repeated, an image that reaches
     into another's answer would not be seen.
     """
-    group: _Group | None = None
+    group: Group | None = None
     for picture in pictures:
         image = picture.read()
         fitted = fit_picture(image.shape[0], image.shape[1], manifest)
         if group is None or fitted != group.fitted or len(group.pictures) == fitted.batch[0]:
             if group is not None:
                 yield group
-            group = _Group(fitted, [], [])
+            group = Group(fitted, [], [])
         group.pictures.append(picture)
         group.images.append(image)
     if group is not None:
         yield group
 
 
-def _compare_own_size(original: Reference, candidate: Recorder | None, group: _Group, manifest: Manifest, judge: Judge) -> None:
+def reference_calls(original: Reference, group: Group, manifest: Manifest) -> list[Call]:
+    """The reference's forward passes on what the artifact is given of a group: the very batches that are stored of it."""
+    original.begin()
+    for _, given in given_batches(prepared(group.images, group.fitted), group.fitted, manifest.preprocess):
+        original.run(filled(given, group.fitted.batch[0]))
+    return original.calls
+
+
+def _compare_own_size(original: Reference, candidate: Recorder | None, group: Group, manifest: Manifest, judge: Judge) -> None:
     """Labels at the pictures' own sizes against mmseg's own; logits of the images that the artifact is given on the way."""
     fitted = group.fitted
     told = [original.segment(picture.encoded()) for picture in group.pictures]
-    batch = prepared(group.images, fitted)
-    original.begin()
-    for _, given in given_batches(batch, fitted, manifest.preprocess):
-        original.run(filled(given, fitted.batch[0]))
+    calls = reference_calls(original, group, manifest)
     if candidate is None:
         return
     candidate.begin()
     ours = predict_batch(candidate, group.images)
-    error = judge.add_own([picture.name for picture in group.pictures], original.calls, candidate.calls)
+    batch = prepared(group.images, fitted)
+    error = judge.add_own([picture.name for picture in group.pictures], calls, candidate.calls)
     if fitted.exact:
         for index, picture in enumerate(group.pictures):
             judge.add_labels(picture, told[index].labels, ours[index], told[index].logits, error)
             judge.note_way(picture.name, batch[index], told[index].image)
         return
-    through = predict_batch(Replay(candidate.artifact, original, original.calls), group.images)
+    through = predict_batch(Replay(candidate.artifact, original, calls), group.images)
 
     @functools.cache
     def logits() -> Logits:
-        return network_logits(Replay(candidate.artifact, original, original.calls), batch, fitted)
+        return network_logits(Replay(candidate.artifact, original, calls), batch, fitted)
 
     for index, picture in enumerate(group.pictures):
         judge.add_fitted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +24,15 @@ from segdeploy.images.label_png import encode_png
 from segdeploy.parity.diagnose import wrong_resize
 from segdeploy.parity.inputs import Inputs
 from segdeploy.parity.judge import Judge
+from segdeploy.parity.measure import Group, reference_calls, together
 from segdeploy.parity.pictures import draw_worst
 from segdeploy.parity.reference import describe_reference, find_original, open_original
 from segdeploy.parity.sessions import Reference, Replay
 from segdeploy.parity.stored import StoredReference
 from segdeploy.parity.tolerance import TOLERANCES
-from segdeploy.runtime.fitting import filled, fit_picture, given_batches, prepared
+from segdeploy.runtime.fitting import prepared
 from segdeploy.runtime.open import Device, open_session
-from segdeploy.runtime.predictor import network_logits, predict_labels
+from segdeploy.runtime.predictor import network_logits, predict_batch, predict_labels
 
 Ask = Callable[[bytes], Labels]
 
@@ -92,20 +94,21 @@ def verify_server(
     with ExitStack() as stack:
         reference = Reference(stack.enter_context(open_original(original, device, stored)))
         advance = stack.enter_context(progress_bar(f"verify {url}", len(asked.inputs.pictures)))
-        for picture in asked.inputs.pictures:
-            image, told = picture.read(), reference.segment(picture.encoded())
-            ours = _checked(ask(picture.encoded()), told.labels, picture.name)
-            through = _through_fit(image, artifact, reference)
-            if through is None:
-                theirs = told.labels
-                share = judge.add_labels(picture, theirs, ours, told.logits)
-            else:
-                theirs, logits = through
-                share = judge.add_fitted(picture, told.labels, ours, theirs, logits=partial(np.asarray, logits))
-            judge.keep_worst(picture.name, image, theirs, ours, share)
-            if share > largest:
-                largest, served = share, _Served(image, theirs, ours, _fitted_logits(image, artifact, reference)[1])
-            advance()
+        for group in together(asked.inputs.pictures, artifact.manifest):
+            through = functools.cache(partial(_through_fit, group, artifact, reference))
+            for index, (picture, image) in enumerate(zip(group.pictures, group.images, strict=True)):
+                told = reference.segment(picture.encoded())
+                ours = _checked(ask(picture.encoded()), told.labels, picture.name)
+                if group.fitted.exact:
+                    theirs = told.labels
+                    share = judge.add_labels(picture, theirs, ours, told.logits)
+                else:
+                    theirs, logits = through()[0][index], through()[1][index]
+                    share = judge.add_fitted(picture, told.labels, ours, theirs, logits=partial(np.asarray, logits))
+                judge.keep_worst(picture.name, image, theirs, ours, share)
+                if share > largest:
+                    largest, served = share, _Served(image, theirs, ours, through()[1][index])
+                advance()
     parity = Parity(
         reference=describe_reference(original, stored),
         inputs=asked.inputs.described,
@@ -135,23 +138,12 @@ def verify_server(
     return parity
 
 
-def _through_fit(image: Image, artifact: Artifact, reference: Reference) -> tuple[Labels, Logits] | None:
-    """The reference's labels through the artifact's fit, and the logits [K, H', W'] behind them; None where none is needed."""
-    if fit_picture(image.shape[0], image.shape[1], artifact.manifest).exact:
-        return None
-    return _fitted_logits(image, artifact, reference)
-
-
-def _fitted_logits(image: Image, artifact: Artifact, reference: Reference) -> tuple[Labels, Logits]:
-    """The reference's labels and logits [K, H', W'] by way of what the artifact is given."""
-    manifest = artifact.manifest
-    fitted = fit_picture(image.shape[0], image.shape[1], manifest)
-    batch = prepared([image], fitted)
-    reference.begin()
-    for _, given in given_batches(batch, fitted, manifest.preprocess):
-        reference.run(filled(given, fitted.batch[0]))
-    labels = predict_labels(Replay(artifact, reference, reference.calls), image)
-    return labels, network_logits(Replay(artifact, reference, reference.calls), batch, fitted)[0]
+def _through_fit(group: Group, artifact: Artifact, reference: Reference) -> tuple[list[Labels], Logits]:
+    """The reference's labels and logits [N, K, H', W'] of a group's pictures by way of what the artifact is given."""
+    calls = reference_calls(reference, group, artifact.manifest)
+    labels = predict_batch(Replay(artifact, reference, calls), group.images)
+    batch = prepared(group.images, group.fitted)
+    return labels, network_logits(Replay(artifact, reference, calls), batch, group.fitted)
 
 
 def _checked(ours: Labels, theirs: Labels, name: str) -> Labels:

@@ -4,15 +4,18 @@ import io
 import time
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
+from segdeploy.artifact.folder import Artifact
 from segdeploy.base.errors import ServeError
 from segdeploy.images.decode import decode_image
 from segdeploy.images.resize import resize_image
 from segdeploy.parity.inputs import Inputs, Picture, pictures_of_dataset
 from segdeploy.parity.served import verify_server
+from segdeploy.parity.verify import store_reference
 from segdeploy.runtime import open_session
 from segdeploy.runtime.predictor import predict_labels
 
@@ -197,6 +200,24 @@ def test_a_server_that_changes_its_mind(ask, session):
     assert parity.determinism.again == 1
     assert parity.divergence.stage == "server"
     assert "not steady" in parity.divergence.detail
+
+
+@pytest.mark.parametrize("shape", [(4, 64, 96, 3), (2, None, None, 3)], ids=["fitted", "exact"])
+def test_a_stored_reference_of_a_fixed_batch(onnx_artifact, labelled_root, session, tmp_path, shape):
+    """It is asked for the batches that were stored, whichever picture the server gets wrong: the same is found as here."""
+    manifest = onnx_artifact.manifest
+    axes = tuple(own if axis is None else axis for axis, own in zip(shape, manifest.input.shape, strict=True))
+    whole = msgspec.structs.replace(manifest.input, shape=axes)
+    artifact = Artifact(onnx_artifact.folder, msgspec.structs.replace(manifest, input=whole))
+    inputs = pictures_of_dataset(labelled_root, "val", artifact.manifest)
+    stored = store_reference(artifact, tmp_path / "reference", inputs=inputs, device="cpu")
+    with open_session(artifact, "cpu", 1) as fixed:
+        answer = moved_by_a_pixel(fixed)
+        here = verify_server(URL, answer, artifact, inputs=inputs, device="cpu")
+        there = verify_server(URL, answer, artifact, stored=stored, device="cpu")
+    assert here.verdict == there.verdict == "failed"
+    assert there.labels.labels.differ == here.labels.labels.differ > 0
+    assert (there.task, there.fit, there.divergence) == (here.task, here.fit, here.divergence)
 
 
 def test_a_server_of_another_size(ask, session):
