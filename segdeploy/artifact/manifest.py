@@ -281,6 +281,7 @@ class Manifest(Struct, frozen=True):
     parity: tuple[Parity, ...] = ()
     packed_despite: tuple[str, ...] = ()
     label_map: tuple[tuple[int, int], ...] = ()
+    nan_to_num: float | None = None  # of mmseg's metric: the score of a class that does not occur, as a share of 1
     layouts: tuple[Layout, ...] = ()  # the data sets of the model's config: where they lie, how their labels are read
 
     @property

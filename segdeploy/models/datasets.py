@@ -125,14 +125,30 @@ def build_dataset(cls: Any, spec: Mapping[str, Any], loader: str) -> Any:
 
 def config_ignore_index(config: Mapping[str, Any]) -> int:
     """The label that does not count: of the metric that mmseg evaluates with, else of the head's loss."""
+    metric = _metric(config)
+    if metric is not None:
+        return _whole(metric.get("ignore_index", _IGNORE_INDEX))
+    head = config["model"].get("decode_head") or {}
+    head = head[-1] if isinstance(head, (list, tuple)) else head
+    return _whole(head.get("ignore_index", _IGNORE_INDEX))
+
+
+def config_nan_to_num(config: Mapping[str, Any]) -> float | None:
+    """What the metric that mmseg evaluates with takes for the score of a class that does not occur; None to leave it out."""
+    value = (_metric(config) or {}).get("nan_to_num")
+    if value is not None and not isinstance(value, (int, float)):
+        raise ConfigError(expected="a number as nan_to_num of IoUMetric", got=repr(value), fix="mend the config")
+    return None if value is None else float(value)
+
+
+def _metric(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     for key in ("test_evaluator", "val_evaluator"):
         evaluators = config.get(key) or ()
         for one in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
             if str(one.get("type")).endswith("IoUMetric"):
-                return _whole(one.get("ignore_index", _IGNORE_INDEX))
-    head = config["model"].get("decode_head") or {}
-    head = head[-1] if isinstance(head, (list, tuple)) else head
-    return _whole(head.get("ignore_index", _IGNORE_INDEX))
+                found: Mapping[str, Any] = one
+                return found
+    return None
 
 
 def _absolute(path: str) -> Path:

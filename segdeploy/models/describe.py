@@ -31,7 +31,7 @@ from segdeploy.base.errors import ConfigError
 from segdeploy.base.versions import version_of
 from segdeploy.images.palette import completed_palette
 from segdeploy.models.checkpoint import Checkpoint
-from segdeploy.models.datasets import config_ignore_index, config_layouts, dataset_class, datasets_of
+from segdeploy.models.datasets import config_ignore_index, config_layouts, config_nan_to_num, dataset_class, datasets_of
 from segdeploy.models.pipeline import pipeline_resize
 from segdeploy.models.supported import check_padded_slide, head_config, threshold
 
@@ -113,6 +113,7 @@ def describe(
         classes=classes,
         palette=palette,
         ignore_index=config_ignore_index(checkpoint.config),
+        nan_to_num=config_nan_to_num(checkpoint.config),
         reduce_zero_label=labelling.reduce_zero_label,
         label_map=labelling.label_map,
         layouts=layouts,

@@ -18,7 +18,7 @@ class FitCost:
             manifest: of the candidate.
         """
         self._manifest = manifest
-        self._truth = ConfusionMatrix(len(manifest.classes), manifest.ignore_index)
+        self._truth = ConfusionMatrix(len(manifest.classes), manifest.ignore_index, manifest.nan_to_num)
         self._images = self._pixels = self._by_fit = self._in_all = 0
 
     def add(self, reference: Labels, candidate: Labels, through: Labels, truth: Labels | None) -> None:

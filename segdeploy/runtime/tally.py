@@ -108,4 +108,5 @@ def count_sample(session: Session, loaded: Loaded, matrix: ConfusionMatrix, augm
 
 def empty_matrix(artifact: Artifact) -> ConfusionMatrix:
     """For the classes of a model."""
-    return ConfusionMatrix(len(artifact.manifest.classes), artifact.manifest.ignore_index)
+    manifest = artifact.manifest
+    return ConfusionMatrix(len(manifest.classes), manifest.ignore_index, manifest.nan_to_num)

@@ -18,7 +18,7 @@ _MMSEGS_VOID = 255
 
 
 class ClassScore(msgspec.Struct, frozen=True):
-    """One class; None where the class occurs in neither labels nor predictions.
+    """One class; None where the class occurs in neither labels nor predictions, and nothing stands for that.
 
     Attributes:
         name: of the class.
@@ -54,9 +54,18 @@ class Evaluation(msgspec.Struct, frozen=True):
 class ConfusionMatrix:
     """Counts of (label, prediction) pairs, in exact integers."""
 
-    def __init__(self, classes: int, ignore_index: int) -> None:
+    def __init__(self, classes: int, ignore_index: int, nan_to_num: float | None = None) -> None:
+        """Begin with nothing.
+
+        Args:
+            classes: how many.
+            ignore_index: the label that does not count.
+            nan_to_num: of IoUMetric: what the score of a class that does not occur is taken to be, as a share of 1, and
+                counts in the means; None to leave such a class out.
+        """
         self._classes = classes
         self._ignore_index = ignore_index
+        self._nan_to_num = nan_to_num
         self.counts: NDArray[np.int64] = np.zeros((classes, classes), np.int64)
         self.images = 0
 
@@ -127,11 +136,13 @@ class ConfusionMatrix:
         with np.errstate(invalid="ignore"):
             iou = 100 * hits / (labelled + predicted - hits)
             acc = 100 * hits / labelled
-        total = self.counts.sum()
+            aacc = 100 * hits.sum() / self.counts.sum()
+        if self._nan_to_num is not None:
+            iou, acc, aacc = (np.nan_to_num(one, nan=100 * self._nan_to_num) for one in (iou, acc, aacc))
         return Evaluation(
             miou=_mean(iou),
             macc=_mean(acc),
-            aacc=float(100 * hits.sum() / total) if total else float("nan"),
+            aacc=float(aacc),
             classes=tuple(
                 ClassScore(name, _number(i), _number(a), int(n))
                 for name, i, a, n in zip(names, iou, acc, labelled, strict=True)

@@ -120,17 +120,24 @@ def void_is_0(root):
     return OWN | {"data_root": str(root), "img_suffix": ".png", "ignore_index": 0}
 
 
+def unlabelled(root):
+    """A class that no label map has."""
+    write(root, "abcd", codes=(0, 1, 2, 3, 255))
+    return OWN | {"data_root": str(root), "img_suffix": ".png"}
+
+
 FIT = [{"type": "Resize", "scale": (96, 64), "keep_ratio": True}]
 CASES = {
-    "cityscapes": (cityscapes, 255, FIT),
-    "ade": (ade, 255, [{"type": "Resize", "scale": 80, "interpolation": "area"}]),
-    "reduced": (reduced, 255, FIT),
-    "listed": (listed, 255, [{"type": "Resize", "scale_factor": 0.7, "interpolation": "nearest"}]),
-    "first_only": (first_only, 255, FIT),
-    "wrapped": (wrapped, 255, FIT),
-    "sixteen_bits": (sixteen_bits, 255, [*FIT, {"type": "ResizeToMultiple", "size_divisor": 32}]),
-    "void_is_254": (void_is_254, 254, [{"type": "ResizeShortestEdge", "scale": 60, "max_size": 80}]),
-    "void_is_0": (void_is_0, 0, FIT),
+    "cityscapes": (cityscapes, {}, FIT),
+    "ade": (ade, {}, [{"type": "Resize", "scale": 80, "interpolation": "area"}]),
+    "reduced": (reduced, {}, FIT),
+    "listed": (listed, {}, [{"type": "Resize", "scale_factor": 0.7, "interpolation": "nearest"}]),
+    "first_only": (first_only, {}, FIT),
+    "wrapped": (wrapped, {}, FIT),
+    "sixteen_bits": (sixteen_bits, {}, [*FIT, {"type": "ResizeToMultiple", "size_divisor": 32}]),
+    "void_is_254": (void_is_254, {"ignore_index": 254}, [{"type": "ResizeShortestEdge", "scale": 60, "max_size": 80}]),
+    "void_is_0": (void_is_0, {"ignore_index": 0}, FIT),
+    "unlabelled_counts": (unlabelled, {"nan_to_num": 0}, FIT),
 }
 
 
@@ -144,16 +151,16 @@ def with_pipeline(dataset, pipeline):
 
 @pytest.fixture(scope="module")
 def checkpoint_of(checkpoint_path, config_values, tmp_path_factory):
-    """Writes the tiny checkpoint with another data set, metric and pipeline in its config."""
+    """Writes the tiny checkpoint with another data set, options of the metric and pipeline in its config."""
     import torch
     from mmengine.config import Config
 
-    def make(name, dataset, ignore_index, resizes):
+    def make(name, dataset, metric, resizes):
         load, *rest = [step for step in config_values["test_pipeline"] if step["type"] != "Resize"]
         values = copy.deepcopy(config_values)
         values["test_dataloader"]["dataset"] = with_pipeline(dataset, [load, *resizes, *rest])
         values["val_dataloader"] = values["test_dataloader"]
-        values["test_evaluator"] = {"type": "IoUMetric", "iou_metrics": ["mIoU"], "ignore_index": ignore_index}
+        values["test_evaluator"] = {"type": "IoUMetric", "iou_metrics": ["mIoU"], **metric}
         checkpoint = torch.load(checkpoint_path, weights_only=True)
         checkpoint["meta"] = {"cfg": Config(values).pretty_text, "epoch": 1, "iter": 60}
         path = tmp_path_factory.mktemp("checkpoints") / f"{name}.pth"
@@ -166,10 +173,10 @@ def checkpoint_of(checkpoint_path, config_values, tmp_path_factory):
 @pytest.fixture(scope="module", params=CASES)
 def case(request, checkpoint_of, tmp_path_factory):
     """A data set of each kind, and a checkpoint whose config has it."""
-    make, ignore_index, resizes = CASES[request.param]
+    make, metric, resizes = CASES[request.param]
     root = tmp_path_factory.mktemp(request.param) / "data"
     root.mkdir()
-    return checkpoint_of(request.param, make(root), ignore_index, resizes)
+    return checkpoint_of(request.param, make(root), metric, resizes)
 
 
 def test_is_mmsegs_runner(case, run_mmseg):
@@ -203,7 +210,7 @@ def test_void_that_is_not_the_configs(checkpoint_of, tmp_path):
     """255 where another value is void: mmseg counts each such pixel as a wrong prediction; here it is said, in one line."""
     write(tmp_path, "ab")
     dataset = OWN | {"data_root": str(tmp_path), "img_suffix": ".png"}
-    artifact = eager_artifact(checkpoint_of("other_void", dataset, 254, FIT))
+    artifact = eager_artifact(checkpoint_of("other_void", dataset, {"ignore_index": 254}, FIT))
     with (
         open_session(artifact, "cpu") as session,
         pytest.raises(InputError, match=r"254 \(void\).*got the value 255.*ignore_index"),

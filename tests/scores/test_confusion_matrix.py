@@ -5,7 +5,7 @@ from segdeploy.base.errors import InputError
 from segdeploy.scores.confusion_matrix import ConfusionMatrix
 
 
-def mmseg_scores(pairs, classes):
+def mmseg_scores(pairs, classes, nan_to_num=None):
     """mmseg's own IoUMetric on the same label maps: (aAcc, IoU a class, Acc a class), fractions."""
     import torch
 
@@ -19,7 +19,7 @@ def mmseg_scores(pairs, classes):
         for prediction, label in pairs
     ]
     totals = [sum(part) for part in zip(*parts, strict=True)]
-    scores = IoUMetric.total_area_to_metrics(*totals, ["mIoU"])
+    scores = IoUMetric.total_area_to_metrics(*totals, ["mIoU"], nan_to_num)
     return scores["aAcc"], scores["IoU"], scores["Acc"]
 
 
@@ -38,6 +38,7 @@ def random_pairs(classes, *, absent=(), unlabelled=(), seed=0):
     return pairs
 
 
+@pytest.mark.parametrize("nan_to_num", [None, 0, -1])
 @pytest.mark.parametrize(
     "case",
     [
@@ -48,15 +49,15 @@ def random_pairs(classes, *, absent=(), unlabelled=(), seed=0):
         {"classes": 5, "unlabelled": (2,)},  # predicted, never labelled: IoU 0, no accuracy
     ],
 )
-def test_equals_mmsegs_metric(case):
+def test_equals_mmsegs_metric(case, nan_to_num):
     """aAcc, each class's IoU and accuracy, and the means are those of mmseg's IoUMetric on the same label maps."""
     pairs = random_pairs(**case)
-    matrix = ConfusionMatrix(case["classes"], 255)
+    matrix = ConfusionMatrix(case["classes"], 255, nan_to_num)
     for prediction, label in pairs:
         matrix.add(prediction, label, "test")
     names = tuple(f"c{i}" for i in range(case["classes"]))
     result = matrix.evaluation(names)
-    aacc, iou, acc = mmseg_scores(pairs, case["classes"])
+    aacc, iou, acc = mmseg_scores(pairs, case["classes"], nan_to_num)
     assert result.images == len(pairs)
     assert result.aacc == pytest.approx(100 * float(aacc), abs=1e-4)
     assert result.miou == pytest.approx(100 * float(np.nanmean(iou)), abs=1e-4)
