@@ -13,7 +13,7 @@ from segdeploy.bench.result import BenchReport, BenchRow
 from segdeploy.bench.stats import fastest, row_labels
 from segdeploy.images.arrays import Image, Labels
 from segdeploy.images.dataset import Sample, read_truth
-from segdeploy.images.decode import read_image
+from segdeploy.images.decode import MAX_PIXELS, read_image
 from segdeploy.images.drawing import overlay
 
 
@@ -36,9 +36,11 @@ class PictureCollector:
 
     Attributes:
         samples: as they were given to ``bench``.
+        max_pixels: likewise.
     """
 
     samples: Sequence[Sample]
+    max_pixels: int = MAX_PIXELS
     _kept: dict[tuple[str, str], tuple[Artifact, tuple[bytes, ...]]] = field(default_factory=dict)
 
     def __call__(self, artifact: Artifact, predictions: tuple[bytes, ...]) -> None:
@@ -53,7 +55,8 @@ class PictureCollector:
             return ()
         artifact, predictions = self._kept[_key(best)]
         return tuple(
-            _picture(artifact, sample, data, labels[id(best)]) for sample, data in zip(self.samples, predictions, strict=False)
+            _picture(artifact, sample, data, labels[id(best)], self.max_pixels)
+            for sample, data in zip(self.samples, predictions, strict=False)
         )
 
 
@@ -61,10 +64,10 @@ def _key(row: BenchRow) -> tuple[str, str]:
     return row.folder, row.backend
 
 
-def _picture(artifact: Artifact, sample: Sample, prediction: bytes, label: str) -> Picture:
+def _picture(artifact: Artifact, sample: Sample, prediction: bytes, label: str, max_pixels: int) -> Picture:
     manifest = artifact.manifest
-    image = read_image(sample.image)
-    truth = read_truth(sample, manifest.labelling)
+    image = read_image(sample.image, max_pixels=max_pixels)
+    truth = read_truth(sample, manifest.labelling, max_pixels=max_pixels)
     return Picture(
         sample.name,
         (

@@ -33,6 +33,7 @@ from segdeploy.bench.protocol import (
 from segdeploy.bench.result import Shape
 from segdeploy.bench.variants import variation_of
 from segdeploy.images.dataset import Sample
+from segdeploy.images.decode import MAX_PIXELS
 
 COMMAND = (sys.executable, "-m", "segdeploy.bench.worker")
 _CLOSE_TIMEOUT_S = 5.0
@@ -59,15 +60,15 @@ class WorkerProcess:
         """Of the process."""
         return self._process.pid
 
-    def open(self, artifact: Artifact, device: str, threads: int) -> Opened:
-        """Open the artifact there.
+    def open(self, artifact: Artifact, device: str, threads: int, max_pixels: int = MAX_PIXELS) -> Opened:
+        """Open the artifact there; ``max_pixels`` is of all pictures and label maps that it is given afterwards.
 
         Raises:
             NotRun: it cannot be opened.
         """
         variation = variation_of(artifact)
         device = "cpu" if variation == "cpu" else device
-        return self._ask(Open(str(artifact.folder), artifact.manifest, device, threads, variation), Opened)
+        return self._ask(Open(str(artifact.folder), artifact.manifest, device, threads, variation, max_pixels), Opened)
 
     def prepare(self, shape: Shape, images: Sequence[str], *, seed: int, warmup: int) -> Timed:
         """Stage the input and warm up.

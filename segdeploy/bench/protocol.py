@@ -9,17 +9,28 @@ import msgspec
 from segdeploy.artifact.layout import Labelling
 from segdeploy.artifact.manifest import Manifest
 from segdeploy.bench.variants import Variation
+from segdeploy.images.decode import MAX_PIXELS
 from segdeploy.scores.confusion_matrix import Evaluation
 
 
 class Open(msgspec.Struct, frozen=True, tag="open"):
-    """Open an artifact as a session, in the way of a variation where one is named. Answered with ``Opened``."""
+    """Open an artifact as a session, in the way of a variation where one is named. Answered with ``Opened``.
+
+    Attributes:
+        folder: of the artifact.
+        manifest: its own, or that of a checkpoint.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: of the CPU.
+        variation: how else than usual to run it.
+        max_pixels: of the pictures and label maps that it will be given; see ``decode_image``.
+    """
 
     folder: str
     manifest: Manifest
     device: str
     threads: int
     variation: Variation | None = None
+    max_pixels: int = MAX_PIXELS
 
 
 class Prepare(msgspec.Struct, frozen=True, tag="prepare"):

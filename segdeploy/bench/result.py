@@ -15,6 +15,7 @@ from segdeploy.artifact.manifest import Format, Precision
 from segdeploy.artifact.verdict import DeviceKind, Verdict
 from segdeploy.base.errors import InputError
 from segdeploy.base.records import Struct
+from segdeploy.images.decode import MAX_PIXELS
 from segdeploy.scores.confusion_matrix import Evaluation
 
 SCHEMA = 1
@@ -41,6 +42,7 @@ class BenchSettings(Struct, frozen=True):
         limit: evaluate the first images of the split only; None for all of it.
         seed: of the random image that is used where there is no data.
         peak: time large matrix products too, and count the multiplications of the model.
+        max_pixels: of a picture and of a label map; see ``decode_image``.
     """
 
     shapes: tuple[tuple[int, int], ...] = ()
@@ -55,6 +57,7 @@ class BenchSettings(Struct, frozen=True):
     limit: int | None = None
     seed: int = 0
     peak: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
 class DataSet(Struct, frozen=True):

@@ -192,7 +192,7 @@ class _Group:
     def _open(self, index: int, artifact: Artifact, worker: WorkerProcess) -> _Ready:
         assert self._settings.threads is not None
         assert self._shape is not None
-        opened = worker.open(artifact, self._settings.device, self._settings.threads)
+        opened = worker.open(artifact, self._settings.device, self._settings.threads, self._settings.max_pixels)
         images = [str(sample.image) for sample in self._samples[: self._shape[0]]]
         warmup = worker.prepare(self._shape, images, seed=self._settings.seed, warmup=self._settings.warmup)
         return _Ready(index, artifact, worker, opened, warmup)

@@ -39,7 +39,7 @@ from segdeploy.bench.protocol import (
 )
 from segdeploy.bench.variants import adapt
 from segdeploy.images.dataset import Sample
-from segdeploy.images.decode import read_image
+from segdeploy.images.decode import MAX_PIXELS, read_image
 from segdeploy.images.resize import resize_image
 from segdeploy.runtime.open import open_session
 from segdeploy.runtime.predictor import predict_labels
@@ -58,6 +58,7 @@ class Worker:
         self._session: Session | None = None
         self._images: NDArray[np.uint8] | None = None
         self._staged: Staged | None = None
+        self._max_pixels = MAX_PIXELS
 
     def answer(self, request: Request) -> Reply:
         """Do what is asked."""
@@ -78,6 +79,7 @@ class Worker:
     def open(self, request: Open) -> Opened:
         """Open the artifact; the time includes importing the backend's packages, as a deployment's start does."""
         artifact = Artifact(Path(request.folder), request.manifest)
+        self._max_pixels = request.max_pixels
         started = time.perf_counter_ns()
         self._session = open_session(artifact, request.device, request.threads)  # type: ignore[arg-type]
         if request.variation is not None:
@@ -87,7 +89,7 @@ class Worker:
     def prepare(self, request: Prepare) -> Timed:
         """Bring the batch to the device and warm up."""
         assert self._session is not None
-        self._images = input_batch(request.shape, [Path(image) for image in request.images], request.seed)
+        self._images = input_batch(request.shape, [Path(image) for image in request.images], request.seed, self._max_pixels)
         self._staged = self._session.stage(self._images)
         run_ms, execute_ms = self._time(request.warmup)
         return Timed((), (), run_ms, execute_ms, peak_rss_bytes())
@@ -127,7 +129,13 @@ class Worker:
         assert self._session is not None
         ways = (*request.labellings, None)  # -1 is the last
         samples = [Sample(name, Path(image), Path(label), ways[way]) for name, image, label, way in request.samples]
-        return measure_accuracy(self._session, samples, keep=request.keep, advance=lambda: self._send(Progress()))
+        return measure_accuracy(
+            self._session,
+            samples,
+            keep=request.keep,
+            advance=lambda: self._send(Progress()),
+            max_pixels=self._max_pixels,
+        )
 
     def _time(self, calls: int, *, execute: bool = True) -> tuple[tuple[float, ...], tuple[float, ...]]:
         session, images, staged = self._session, self._images, self._staged
@@ -148,13 +156,16 @@ def _time(calls: int, call: Callable[[], object]) -> tuple[float, ...]:
     return tuple(values)
 
 
-def input_batch(shape: tuple[int, int, int], images: Sequence[Path], seed: int) -> NDArray[np.uint8]:
+def input_batch(
+    shape: tuple[int, int, int], images: Sequence[Path], seed: int, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """The same input for every backend: real pictures resized to the network's input, or seeded noise.
 
     Args:
         shape: (N, H, W).
         images: files, taken in turn until the batch is full; empty for noise.
         seed: of the noise.
+        max_pixels: see ``decode_image``.
 
     Returns:
         uint8 [N, H, W, 3] RGB.
@@ -165,7 +176,8 @@ def input_batch(shape: tuple[int, int, int], images: Sequence[Path], seed: int) 
     count, height, width = shape
     if not images:
         return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), np.uint8)
-    return np.stack([resize_image(read_image(images[i % len(images)]), height, width) for i in range(count)])
+    pictures = (read_image(images[i % len(images)], max_pixels=max_pixels) for i in range(count))
+    return np.stack([resize_image(picture, height, width) for picture in pictures])
 
 
 def coarse_picture(height: int, width: int, seed: int) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from segdeploy.cli.options import (
     config_option,
     device_option,
     json_option,
+    max_pixels_option,
     one_of,
     print_table,
     threads_option,
@@ -69,6 +70,7 @@ _CURVES = ("pixels", "batch", "classes", "images", "tiles")  # as ``bench.growth
 @config_option
 @device_option
 @threads_option
+@max_pixels_option
 @json_option
 def command(
     artifacts: tuple[Path, ...],
@@ -94,6 +96,7 @@ def command(
     config: str | None,
     device: str,
     threads: int | None,
+    max_pixels: int | None,
     json_path: Path | None,
 ) -> None:
     """Latency, memory and mIoU of ARTIFACTS (all under exports/ by default) beside the checkpoint they came from.
@@ -110,6 +113,7 @@ def command(
     from segdeploy.bench.run import bench
     from segdeploy.cli.defaults import named_artifacts
     from segdeploy.export.shapes import parse_size
+    from segdeploy.images.decode import MAX_PIXELS
 
     if growth:
         _growth(named_artifacts(artifacts), device, threads, iterations or 5, largest, curves, plot, json_path)
@@ -126,6 +130,7 @@ def command(
         device=device,  # type: ignore[arg-type]  # click.Choice holds it
         limit=limit,
         peak=peak or suite is not None,
+        max_pixels=max_pixels or MAX_PIXELS,
     )
     if suite is not None:
         from segdeploy.suite.make import measured_suite
@@ -143,7 +148,7 @@ def command(
         candidates = choose_candidates(exported, backends, checkpoint, config)
         candidates += missing_artifacts([one for one in named if isinstance(one, Unopened)], backends)
     labelled = find_data(exported, data, split)
-    collector = PictureCollector(labelled.samples)
+    collector = PictureCollector(labelled.samples, settings.max_pixels)
     report = bench(
         candidates,
         settings,

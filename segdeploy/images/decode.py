@@ -70,7 +70,7 @@ def checked_header(data: bytes, source: str, *, max_pixels: int = MAX_PIXELS) ->
         raise InputError(
             expected=f"at most {max_pixels / 1e6:g} megapixels in {source}",
             got=f"{header.width}x{header.height}{tiles}",
-            fix="scale the image down first, or lift the limit: --max-pixels of predict, eval and serve",
+            fix="scale the image down first, or lift the limit: --max-pixels of predict, eval, bench and serve",
         )
     return header
 

@@ -36,6 +36,7 @@ def evaluate(
     *,
     label: str = "eval",
     seen: Callable[[Sample, Image, Labels], None] | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Evaluation:
     """Predict every sample at its own size and score it as mmseg does.
 
@@ -44,13 +45,14 @@ def evaluate(
         samples: images with labels.
         label: what to call the progress bar.
         seen: called with each sample, its image and its prediction (for pictures of them).
+        max_pixels: of an image and of a label map; see ``decode_image``.
 
     Raises:
         InputError: an image or label map cannot be used; at the first one.
     """
     matrix = empty_matrix(session.artifact)
     with progress_bar(label, len(samples)) as advance:
-        for sample, reading in read_ahead(samples, session.artifact.manifest, matrix):
+        for sample, reading in read_ahead(samples, session.artifact.manifest, matrix, max_pixels):
             loaded = reading.result()
             prediction = count_sample(session, loaded, matrix)
             if seen is not None:

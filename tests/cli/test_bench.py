@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from segdeploy.bench.result import read_report
 from segdeploy.cli import bench
@@ -103,6 +104,20 @@ def test_broken_artifacts_are_rows_among_the_good_ones(segdeploy, tiny_artifact)
         assert words in rows[name].reason
         assert rows[name].reason in out
         assert name in page
+
+
+@pytest.mark.parametrize(
+    ("part", "size", "status", "note"),
+    [("img_dir", (40, 60), 0, "None"), ("img_dir", (41, 60), 1, "--max-pixels"), ("ann_dir", (41, 60), 0, "--max-pixels")],
+)
+def test_max_pixels_holds_for_pictures_and_label_maps(segdeploy, tiny_artifact, data_root, part, size, status, note):
+    """One that has just as many is read; of a larger one neither the picture, to time on, nor the label map, to score with."""
+    tiny_artifact()
+    Image.new("L", size[::-1]).save(data_root / part / "val" / "0.png")
+    ended, _, _ = segdeploy(*QUICK, "--data", str(data_root), "--max-pixels", str(40 * 60), "--json", "b.json")
+    (row,) = [row for row in read_report(Path("b.json")).rows if row.backend == "onnx"]
+    assert ended == status
+    assert note in str(row.reason if status else row.evaluation_note)
 
 
 @pytest.mark.parametrize(
