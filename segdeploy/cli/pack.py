@@ -13,7 +13,7 @@ from segdeploy.cli.options import warn_of_random_weights
 if TYPE_CHECKING:
     from segdeploy.artifact.folder import Artifact
 
-SERVERS = ("torchserve",)
+SERVERS = ("torchserve", "triton")
 
 
 @click.command("pack")
@@ -25,9 +25,17 @@ SERVERS = ("torchserve",)
 )
 @click.option("--batch-size", default=1, show_default=True, type=click.IntRange(min=1), help="Requests run together.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
+@click.option("--bare", is_flag=True, help="For Triton: the network alone, its tensors in and out, in place of the predictor.")
 @click.option("--unverified", is_flag=True, help="Pack it in spite of its parity verdict; its manifest says so for ever.")
 def command(
-    artifact: Path | None, server: str, name: str | None, out: Path | None, batch_size: int, workers: int, unverified: bool
+    artifact: Path | None,
+    server: str,
+    name: str | None,
+    out: Path | None,
+    batch_size: int,
+    workers: int,
+    bare: bool,
+    unverified: bool,
 ) -> None:
     """Make what a server takes of ARTIFACT, such as TorchServe's archive (.mar), and print the line that serves it.
 
@@ -35,6 +43,8 @@ def command(
     """
     from segdeploy.artifact.folder import open_artifact
 
+    if bare and server != "triton":
+        raise click.UsageError("--bare is for --to triton: no other server runs a network without the predictor")
     chosen = open_artifact(artifact) if artifact is not None else _newest(unverified=unverified)
     warn_of_random_weights(chosen)
     called = name or re.sub(r"[^A-Za-z0-9._-]+", "_", chosen.manifest.name).strip("._-")
@@ -42,6 +52,9 @@ def command(
         _to_torchserve(
             chosen, called, out or Path("model_store"), batch_size=batch_size, workers=workers, unverified=unverified
         )
+    elif server == "triton":
+        repository = out or Path("model_repository")
+        _to_triton(chosen, called, repository, batch_size=batch_size, workers=workers, bare=bare, unverified=unverified)
 
 
 def _to_torchserve(chosen: Artifact, called: str, out: Path, *, batch_size: int, workers: int, unverified: bool) -> None:
@@ -58,6 +71,21 @@ def _to_torchserve(chosen: Artifact, called: str, out: Path, *, batch_size: int,
     click.echo(f"  curl -s http://127.0.0.1:{ports.inference}/predictions/{called} -T IMAGE.jpg -o mask.png")
     click.echo("stop it:")
     click.echo(f"  {stop_line()}")
+
+
+def _to_triton(
+    chosen: Artifact, called: str, out: Path, *, batch_size: int, workers: int, bare: bool, unverified: bool
+) -> None:
+    from segdeploy.serve.triton import pack_triton, start_line
+
+    made = pack_triton(chosen, name=called, out=out, batch_size=batch_size, workers=workers, bare=bare, unverified=unverified)
+    _echo_packed(chosen, made, sum(path.stat().st_size for path in made.rglob("*") if path.is_file()))
+    click.echo("serve it (it listens on loopback; its Python needs segdeploy, unless the model is bare):")
+    click.echo(f"  {start_line(out)}")
+    if bare:
+        click.echo(f"what goes in: RGB as decoded, {chosen.manifest.preprocess.resize.words} done; the rest is in the graph")
+    else:
+        click.echo("ask it with tritonclient: 'image' is BYTES [n, 1], a JPEG or PNG each; so is 'mask', a PNG of labels each")
 
 
 def _echo_packed(chosen: Artifact, made: Path, size_bytes: int) -> None:
