@@ -27,7 +27,6 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/hadolint docker/*.Dockerfile
 
 format: install
 	$(BIN)/ruff check --fix .

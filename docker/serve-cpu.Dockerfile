@@ -3,10 +3,10 @@
 #   docker build -f docker/serve-cpu.Dockerfile -t segdeploy-serve .
 #   docker run --rm -p 127.0.0.1:8080:8080 -v "$PWD/model_store:/models:ro" segdeploy-serve upernet
 FROM python:3.11-slim
-RUN useradd --create-home --uid 10001 server
+RUN useradd --create-home server
 COPY . /src
 RUN pip install --no-cache-dir -c /src/constraints.txt '/src[onnx,serve]'
-USER 10001
+USER server
 WORKDIR /home/server
 EXPOSE 8080
 # Inside a container the port is published by `docker run`, which binds it to loopback above.

@@ -12,8 +12,9 @@ from segdeploy.cli.options import warn_of_random_weights
 
 if TYPE_CHECKING:
     from segdeploy.artifact.folder import Artifact
+    from segdeploy.serve.model_config import ModelConfig
 
-SERVERS = ("torchserve", "triton")
+SERVERS = ("torchserve",)
 
 
 @click.command("pack")
@@ -23,18 +24,26 @@ SERVERS = ("torchserve", "triton")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Where to put it; by default what the server calls its own: model_store, ..."
 )
+@click.option(
+    "--model-version", default="1.0", show_default=True, help="A running server takes a new one of NAME under another."
+)
 @click.option("--batch-size", default=1, show_default=True, type=click.IntRange(min=1), help="Requests run together.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes.")
-@click.option("--bare", is_flag=True, help="For Triton: the network alone, its tensors in and out, in place of the predictor.")
+@click.option("--max-batch-delay", default=10, show_default=True, type=click.IntRange(min=0), help="ms that a request waits.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes; they share the CPU.")
+@click.option(
+    "--queue", default=100, show_default=True, type=click.IntRange(min=1), help="Requests that wait; more are told 503."
+)
 @click.option("--unverified", is_flag=True, help="Pack it in spite of its parity verdict; its manifest says so for ever.")
 def command(
     artifact: Path | None,
     server: str,
     name: str | None,
     out: Path | None,
+    model_version: str,
     batch_size: int,
+    max_batch_delay: int,
     workers: int,
-    bare: bool,
+    queue: int,
     unverified: bool,
 ) -> None:
     """Make what a server takes of ARTIFACT, such as TorchServe's archive (.mar), and print the line that serves it.
@@ -42,50 +51,31 @@ def command(
     Without ARTIFACT: the newest ONNX artifact under exports/ that passed on pictures, at the default tolerances.
     """
     from segdeploy.artifact.folder import open_artifact
+    from segdeploy.serve.model_config import ModelConfig
 
-    if bare and server != "triton":
-        raise click.UsageError("--bare is for --to triton: no other server runs a network without the predictor")
     chosen = open_artifact(artifact) if artifact is not None else _newest(unverified=unverified)
     warn_of_random_weights(chosen)
     called = name or re.sub(r"[^A-Za-z0-9._-]+", "_", chosen.manifest.name).strip("._-")
+    config = ModelConfig(workers=workers, batch_size=batch_size, max_batch_delay_ms=max_batch_delay, queue_size=queue)
     if server == "torchserve":
-        _to_torchserve(
-            chosen, called, out or Path("model_store"), batch_size=batch_size, workers=workers, unverified=unverified
-        )
-    elif server == "triton":
-        repository = out or Path("model_repository")
-        _to_triton(chosen, called, repository, batch_size=batch_size, workers=workers, bare=bare, unverified=unverified)
+        place = out or Path("model_store")
+        _to_torchserve(chosen, called, place, version=model_version, config=config, unverified=unverified)
 
 
-def _to_torchserve(chosen: Artifact, called: str, out: Path, *, batch_size: int, workers: int, unverified: bool) -> None:
+def _to_torchserve(chosen: Artifact, called: str, out: Path, *, version: str, config: ModelConfig, unverified: bool) -> None:
     from segdeploy.serve.archive import pack
-    from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, start_line, stop_line, write_config
+    from segdeploy.serve.lines import ask_line, start_line, stop_line
+    from segdeploy.serve.torchserve_config import CONFIG_NAME, Addresses, write_config
 
-    archive = pack(chosen, name=called, out=out, unverified=unverified)
-    ports = Ports()
-    write_config(archive, Settings(batch_size=batch_size, workers=workers), ports, out / CONFIG_NAME)
+    archive = pack(chosen, name=called, out=out, version=version, config=config, unverified=unverified)
+    write_config(out / CONFIG_NAME, out, Addresses())
     _echo_packed(chosen, archive, archive.stat().st_size)
-    click.echo("serve it:")
+    click.echo("serve it (a token must come with every request; segdeploy serve is the safer way, see docs/serving.md):")
     click.echo(f"  {start_line(archive)}")
-    click.echo("ask it (the answer is a PNG whose pixel values are the labels):")
-    click.echo(f"  curl -s http://127.0.0.1:{ports.inference}/predictions/{called} -T IMAGE.jpg -o mask.png")
+    click.echo("ask it, in the same folder (the answer is a PNG whose pixel values are the labels):")
+    click.echo(f"  {ask_line(called)}")
     click.echo("stop it:")
     click.echo(f"  {stop_line()}")
-
-
-def _to_triton(
-    chosen: Artifact, called: str, out: Path, *, batch_size: int, workers: int, bare: bool, unverified: bool
-) -> None:
-    from segdeploy.serve.triton import pack_triton, start_line
-
-    made = pack_triton(chosen, name=called, out=out, batch_size=batch_size, workers=workers, bare=bare, unverified=unverified)
-    _echo_packed(chosen, made, sum(path.stat().st_size for path in made.rglob("*") if path.is_file()))
-    click.echo("serve it (it listens on loopback; its Python needs segdeploy, unless the model is bare):")
-    click.echo(f"  {start_line(out)}")
-    if bare:
-        click.echo(f"what goes in: RGB as decoded, {chosen.manifest.preprocess.resize.words} done; the rest is in the graph")
-    else:
-        click.echo("ask it with tritonclient: 'image' is BYTES [n, 1], a JPEG or PNG each; so is 'mask', a PNG of labels each")
 
 
 def _echo_packed(chosen: Artifact, made: Path, size_bytes: int) -> None:

@@ -6,33 +6,88 @@ import contextlib
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from segdeploy.cli.options import max_pixels_option
 
+if TYPE_CHECKING:
+    from segdeploy.serve.server import Server
+
 
 @click.command("serve")
 @click.argument("mar", type=click.Path(path_type=Path))
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(min=1, max=65535), help="For predictions.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Anything else wants a proxy that authenticates.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=1), help="Processes; they share the CPU.")
-@click.option("--batch-size", default=1, show_default=True, type=click.IntRange(min=1), help="Requests run together.")
-@click.option("--max-batch-delay", "delay_ms", default=10, show_default=True, help="With batches: ms that a request waits.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Anything else wants a proxy that encrypts.")
+@click.option("--metrics-port", type=click.IntRange(min=0, max=65535), help="For Prometheus; by default two above --port.")
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Metrics are shown to whoever asks there.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; they share the CPU. As packed by default.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Requests run together. As packed by default.")
+@click.option(
+    "--max-batch-delay",
+    "delay_ms",
+    type=click.IntRange(min=0),
+    help="With batches: ms that a request waits. As packed by default.",
+)
 @max_pixels_option
-def command(mar: Path, port: int, host: str, workers: int, batch_size: int, delay_ms: int, max_pixels: int | None) -> None:
-    """Serve MAR with TorchServe until Ctrl-C: on loopback, one model, none loaded or removed from outside."""
+@click.option("--token-file", type=click.Path(path_type=Path), help="Where the token is written, for you alone to read.")
+@click.option("--no-token", is_flag=True, help="Answer whoever reaches the port.")
+@click.option("--model-api", is_flag=True, help="Let models be registered and removed while it runs, through its socket.")
+def command(
+    mar: Path,
+    port: int,
+    host: str,
+    metrics_port: int | None,
+    metrics_host: str,
+    workers: int | None,
+    batch_size: int | None,
+    delay_ms: int | None,
+    max_pixels: int | None,
+    token_file: Path | None,
+    no_token: bool,
+    model_api: bool,
+) -> None:
+    """Serve MAR with TorchServe until Ctrl-C: on loopback, with a token, one model, none loaded or removed from outside.
+
+    Ended by Ctrl-C or SIGTERM it takes no more requests, and finishes those that it has.
+    """
     from segdeploy.serve.server import Settings, follow, start
 
-    # Killed, or its terminal closed, it must end as on Ctrl-C, or Java would live on. nohup's choice to ignore one stands.
+    # Killed, or its terminal closed, it must end as on Ctrl-C: finish, and stop. nohup's choice to ignore one stands.
     for kind in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(kind) is not signal.SIG_IGN:
             signal.signal(kind, signal.default_int_handler)
-    settings = Settings(host=host, workers=workers, batch_size=batch_size, max_batch_delay_ms=delay_ms, max_pixels=max_pixels)
+    settings = Settings(
+        host=host,
+        metrics_host=metrics_host,
+        workers=workers,
+        batch_size=batch_size,
+        max_batch_delay_ms=delay_ms,
+        max_pixels=max_pixels,
+        tokens=not no_token,
+        token_file=token_file,
+        model_api=model_api,
+    )
     click.echo(f"starting TorchServe with {mar} ...", err=True)
-    with start(mar, port=port, settings=settings) as server:
-        click.echo(f"ready: {server.url}")
-        click.echo(f"  curl -s {server.url} -T IMAGE.jpg -o mask.png")
+    shown = port + 2 if metrics_port is None else metrics_port
+    with start(mar, port=port, metrics_port=shown, settings=settings) as server:
+        _show(server, model_api=model_api)
         with contextlib.suppress(KeyboardInterrupt):
             follow(server, sys.stderr)
+        click.echo("finishing what is being answered ...", err=True)
     click.echo("stopped", err=True)
+
+
+def _show(server: Server, *, model_api: bool) -> None:
+    """The lines to paste. Tokens stay in their file: a log and ``ps`` are for others to read."""
+    header = f"-H @{server.header_file} " if server.header_file else ""
+    click.echo(f"ready: {server.url}")
+    click.echo(f"  curl -s {header}{server.url} -T IMAGE.jpg -o mask.png")
+    if server.header_file:
+        variable = f"SEGDEPLOY_TOKEN=$(cut -d' ' -f3 {server.header_file})"
+        click.echo(f"  {variable} segdeploy predict --url {server.url} IMAGE.jpg --out masks")
+    click.echo(f"metrics, for Prometheus: {server.metrics_url}")
+    if model_api:
+        click.echo(f"models, for whoever may open it: {server.management.path}")
+        click.echo(f"  the token's name in {server.management.key_file}: management; how to: docs/serving.md")

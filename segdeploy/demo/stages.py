@@ -196,7 +196,7 @@ def serve(places: Places) -> Served:
     differ = []
     with open_session(artifact, "cpu") as session, start(archive) as server:
         for sample in track(samples, "serve", len(samples)):
-            served = predict(server.url, sample.image.read_bytes())
+            served = predict(server.url, sample.image.read_bytes(), token=server.token)
             expected = predict_labels(session, read_image(sample.image))
             same_size = served.shape == expected.shape
             differ.append(int((served != expected).sum()) if same_size else expected.size)

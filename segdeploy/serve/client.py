@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -13,16 +14,18 @@ import numpy as np
 from segdeploy.base.errors import InputError, ServeError
 from segdeploy.images.arrays import Labels
 
+TOKEN_VARIABLE = "SEGDEPLOY_TOKEN"  # noqa: S105  its name
 _TIMEOUT_S = 120
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def predict(url: str, image: bytes) -> Labels:
+def predict(url: str, image: bytes, *, token: str | None = None) -> Labels:
     """Post one image.
 
     Args:
         url: of the model, such as ``http://127.0.0.1:8080/predictions/upernet``.
         image: encoded, such as a JPEG file's content.
+        token: that the server asks for; by default what ``SEGDEPLOY_TOKEN`` holds, if anything.
 
     Returns:
         [H, W] uint8 labels at the image's own size.
@@ -40,7 +43,10 @@ def predict(url: str, image: bytes) -> Labels:
         )
     # A proxy cannot reach this machine's loopback.
     proxies = [urllib.request.ProxyHandler({})] if address.hostname in _LOOPBACK else []
-    request = urllib.request.Request(url, data=image, headers={"Content-Type": "application/octet-stream"})  # noqa: S310
+    headers = {"Content-Type": "application/octet-stream"}
+    if shown := token or os.environ.get(TOKEN_VARIABLE):
+        headers["Authorization"] = f"Bearer {shown}"
+    request = urllib.request.Request(url, data=image, headers=headers)  # noqa: S310
     try:
         with urllib.request.build_opener(*proxies).open(request, timeout=_TIMEOUT_S) as response:
             body = response.read()

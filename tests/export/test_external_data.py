@@ -49,7 +49,6 @@ def test_it_is_the_same_model(artifact, onnx_artifact, copied):
 
 def test_it_is_packed(artifact, copied, tmp_path):
     """The .mar has the weights beside the model, and what is unpacked from it opens and runs."""
-    pytest.importorskip("model_archiver", reason="torch-model-archiver is not installed")
     from segdeploy.serve.archive import pack
 
     made = pack(copied(artifact), name="large", out=tmp_path / "store", unverified=True)

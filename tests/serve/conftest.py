@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+LARGEST = 120 * 80  # of the pictures that are sent
 SIZES = ((75, 100), (64, 96), (64, 96), (120, 80), (49, 41), (64, 96))
 
 
@@ -26,7 +27,6 @@ def encoded():
 @pytest.fixture(scope="session")
 def archive(onnx_artifact, tmp_path_factory):
     """The tiny ONNX artifact, packed: a copy of it, since packing without a verdict is written into the manifest."""
-    pytest.importorskip("model_archiver", reason="torch-model-archiver is not installed")
     from segdeploy.artifact.folder import open_artifact
     from segdeploy.serve.archive import pack
 
@@ -42,3 +42,15 @@ def onnx_session(onnx_artifact):
 
     with open_session(onnx_artifact, "cpu") as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def server(archive):
+    """The archive served with batches of up to four, and limits that are soon reached."""
+    pytest.importorskip("ts", reason="torchserve is not installed")
+    from segdeploy.serve.front import Limits
+    from segdeploy.serve.server import Settings, start
+
+    settings = Settings(batch_size=4, max_batch_delay_ms=50, max_pixels=LARGEST, limits=Limits(request_s=2))
+    with start(archive, settings=settings) as running:
+        yield running

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -11,10 +15,11 @@ import msgspec
 import pytest
 
 from segdeploy.artifact.folder import Artifact, open_artifact, record_parity, write_artifact
-from segdeploy.artifact.manifest import encode_manifest
+from segdeploy.artifact.manifest import Target, encode_manifest
 from segdeploy.artifact.verdict import Parity, Tolerance
 from segdeploy.base.errors import ArtifactError, InputError
-from segdeploy.serve.archive import HANDLER, pack
+from segdeploy.serve.archive import HANDLER, pack, unpack
+from segdeploy.serve.model_config import ModelConfig
 
 
 def verdict(word):
@@ -129,3 +134,136 @@ def test_no_file_is_lost_whatever_the_folder_is_called(make_manifest, tmp_path):
             "weights/part.bin": b"weights",
         }
         assert packed.read("manifest.json") == (artifact.folder / "manifest.json").read_bytes()
+
+
+def test_the_same_content_gives_the_same_bytes(copied, onnx_artifact, tmp_path, monkeypatch):
+    """Neither the clock nor a file's times, permissions or order in its folder come into the archive."""
+    artifact = copied(onnx_artifact)
+    first = pack(artifact, name="tiny", out=tmp_path / "first", unverified=True).read_bytes()
+    for path in artifact.folder.iterdir():
+        os.utime(path, (1_700_000_000,) * 2)
+        path.chmod(0o600)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 86_400)
+    second = pack(open_artifact(artifact.folder), name="tiny", out=tmp_path / "second", unverified=True).read_bytes()
+    assert first == second
+    assert pack(artifact, name="tiny", version="2.0", out=tmp_path / "third", unverified=True).read_bytes() != first
+
+
+def test_an_archive_is_what_torch_model_archiver_makes(copied, onnx_artifact, tmp_path):
+    """Held against the archiver itself: the same files, and the same manifest but for the moment."""
+    pytest.importorskip("model_archiver", reason="torch-model-archiver is not installed")
+    artifact = copied(onnx_artifact)
+    ours = pack(artifact, name="tiny", version="3", out=tmp_path / "ours", unverified=True)
+    taken = tmp_path / "taken"
+    with zipfile.ZipFile(ours) as packed:
+        packed.extractall(taken)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    options = {
+        "--model-name": "tiny",
+        "--version": "3",
+        "--export-path": theirs,
+        "--serialized-file": taken / "model.onnx",
+        "--handler": taken / "handler.py",
+        "--config-file": taken / "model-config.yaml",
+        "--extra-files": taken / "manifest.json",
+    }
+    words = [str(word) for option in options.items() for word in option]
+    variables = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-m", "model_archiver.model_packaging", *words], env=variables, check=True)
+    told = []
+    with zipfile.ZipFile(ours) as one, zipfile.ZipFile(theirs / "tiny.mar") as other:
+        assert sorted(one.namelist()) == sorted(other.namelist())
+        for name in one.namelist():
+            if name == "MAR-INF/MANIFEST.json":
+                told = [{**json.loads(packed.read(name)), "createdOn": None} for packed in (one, other)]
+            else:
+                assert one.read(name) == other.read(name)
+    assert told[0] == told[1]
+
+
+def test_how_to_run_it_is_packed(onnx_artifact, copied, tmp_path):
+    """By the names that TorchServe knows."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    config = ModelConfig(workers=3, batch_size=4, max_batch_delay_ms=20, queue_size=50, response_timeout_s=60)
+    made = pack(copied(onnx_artifact), name="tiny", out=tmp_path / "store", config=config, unverified=True)
+    with zipfile.ZipFile(made) as packed:
+        assert yaml.safe_load(packed.read("model-config.yaml")) == {
+            "minWorkers": 3,
+            "maxWorkers": 3,
+            "batchSize": 4,
+            "maxBatchDelay": 20,
+            "jobQueueSize": 50,
+            "responseTimeout": 60,
+            "startupTimeout": 180,
+        }
+
+
+@pytest.mark.parametrize(
+    ("fmt", "target", "device"),
+    [
+        ("openvino", None, "cpu"),
+        ("tensorrt", Target(device="cuda", compute_capability="sm89"), "gpu"),
+        ("pt2", Target(device="cpu", cpu="x86_64"), "cpu"),
+        ("pt2", Target(device="cuda"), "gpu"),
+        ("torchscript", None, None),
+    ],
+)
+def test_every_format_is_packed_whole_for_its_device(make_manifest, tmp_path, fmt, target, device):
+    """All files of the artifact, OpenVINO's two among them; where it is bound to a device, its workers are given one."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    files = {"openvino": ("model.xml", "model.bin"), "tensorrt": ("model.engine", "model.onnx")}.get(fmt, ("model.pt2",))
+
+    def write(folder: Path):
+        for name in files:
+            (folder / name).write_bytes(name.encode())
+        return msgspec.structs.replace(make_manifest(), format=fmt, target=target)
+
+    artifact = write_artifact(tmp_path / fmt, write)
+    made = pack(artifact, name="tiny", out=tmp_path / "store", unverified=True)
+    with zipfile.ZipFile(made) as packed:
+        assert set(files) < set(packed.namelist())
+        assert all(packed.read(name) == name.encode() for name in files)
+        assert json.loads(packed.read("MAR-INF/MANIFEST.json"))["model"]["serializedFile"] == files[0]
+        assert yaml.safe_load(packed.read("model-config.yaml")).get("deviceType") == device
+
+
+def test_unpacked_it_is_an_artifact_again_with_other_settings(archive, tmp_path):
+    """Files as they were; of the settings only those that are asked for differ."""
+    version, told = unpack(archive, tmp_path / "out", {"minWorkers": 2})
+    assert version == "1.0"
+    assert (told["minWorkers"], told["maxWorkers"]) == (2, 1)
+    assert open_artifact(tmp_path / "out").manifest.format == "onnx"
+    assert "minWorkers: 2" in (tmp_path / "out" / "model-config.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["../evil.py", "/tmp/evil.py", "a/../../evil.py", "..\\evil.py", "C:\\evil.py"])
+def test_a_name_that_leads_out_of_the_archive_is_refused(archive, tmp_path, name):
+    """Zip slip: nothing of such an archive is written, inside or outside."""
+    evil = tmp_path / "evil.mar"
+    with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(evil, "w") as copy:
+        for entry in whole.namelist():
+            copy.writestr(entry, whole.read(entry))
+        copy.writestr(name, "evil")
+    with pytest.raises(InputError, match="whoever made it"):
+        unpack(evil, tmp_path / "in" / "here", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.mar"]
+
+
+@pytest.mark.parametrize("told", [b"", b"[]", b"{}", b'{"model": {"modelVersion": "1", "configFile": "../../x"}}'])
+def test_an_archive_that_does_not_say_what_it_is_is_refused(tmp_path, told):
+    """A manifest that is none, or that points out of the archive."""
+    wrong = tmp_path / "wrong.mar"
+    with zipfile.ZipFile(wrong, "w") as packed:
+        packed.writestr("MAR-INF/MANIFEST.json", told)
+    with pytest.raises(InputError):
+        unpack(wrong, tmp_path / "in", {})
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("version", ["", "1 0", "../1"])
+def test_versions_that_torchserve_does_not_take_are_refused(onnx_artifact, tmp_path, version):
+    """A version becomes part of a URL too."""
+    with pytest.raises(InputError, match="version"):
+        pack(onnx_artifact, name="tiny", version=version, out=tmp_path, unverified=True)

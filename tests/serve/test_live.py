@@ -9,10 +9,8 @@ import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -27,26 +25,24 @@ from segdeploy.base.errors import InputError, ServeError
 from segdeploy.images.decode import decode_image
 from segdeploy.runtime.predictor import predict_labels
 from segdeploy.serve.client import predict
-from segdeploy.serve.server import CONFIG_NAME, Ports, Settings, follow, start, start_line, stop_line, write_config
+from segdeploy.serve.lines import start_line, stop_line
+from segdeploy.serve.metrics import METRICS
+from segdeploy.serve.server import follow, start
+from segdeploy.serve.torchserve_config import CONFIG_NAME, METRICS_NAME
 
 pytestmark = pytest.mark.slow
-LARGEST = 120 * 80  # of the pictures that are sent
 
 
-@pytest.fixture(scope="module")
-def server(archive):
-    """The archive served with batches of up to four and a limit of pixels, where a proxy is set that answers nothing."""
-    pytest.importorskip("ts", reason="torchserve is not installed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("http_proxy", "http://127.0.0.1:9")
-        with start(archive, settings=Settings(batch_size=4, max_batch_delay_ms=50, max_pixels=LARGEST)) as running:
-            yield running
+@pytest.fixture(autouse=True)
+def proxy(monkeypatch):
+    """One is set that answers nothing: none can reach this machine's loopback."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
 
 
 def test_served_masks_are_the_in_process_masks(server, onnx_session, encoded):
     """Images of several sizes, posted at once so that they are batched, come back pixel for pixel the same."""
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        served = list(pool.map(lambda body: predict(server.url, body), encoded))
+        served = list(pool.map(lambda body: predict(server.url, body, token=server.token), encoded))
     for body, mask in zip(encoded, served, strict=True):
         assert np.array_equal(mask, predict_labels(onnx_session, decode_image(body, "test")))
 
@@ -57,7 +53,7 @@ def test_a_corrupt_image_gets_422_and_its_neighbours_their_masks(server, encoded
 
     def ask(body):
         try:
-            return predict(server.url, body).shape
+            return predict(server.url, body, token=server.token).shape
         except InputError as error:
             return str(error)
 
@@ -70,15 +66,18 @@ def test_a_corrupt_image_gets_422_and_its_neighbours_their_masks(server, encoded
 def test_its_worker_has_the_settings(server):
     """The limit of pixels and the number of workers come to the process that TorchServe starts."""
     with pytest.raises(InputError, match=r"at most 0\.0096 megapixels"):
-        predict(server.url, bytes(cv2.imencode(".png", np.zeros((121, 80, 3), np.uint8))[1]))
+        predict(server.url, bytes(cv2.imencode(".png", np.zeros((121, 80, 3), np.uint8))[1]), token=server.token)
     below = psutil.Process(server.pid).children(recursive=True)
     worker = next(one for one in below if "model_service_worker" in str(one.cmdline()))
     assert worker.environ()["SEGDEPLOY_WORKERS"] == "1"
+    described = server.management.request("GET", "/models/tiny-1.x")[1][0]
+    assert (described["batchSize"], described["maxBatchDelay"], described["deviceType"]) == (4, 50, "cpu")
 
 
 def test_it_says_that_it_is_healthy(server):
     """/ping answers 200."""
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(server.ping_url, timeout=20) as answer:
+    request = urllib.request.Request(server.ping_url, headers=server.headers)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
         assert "Healthy" in answer.read().decode()
 
 
@@ -95,21 +94,24 @@ def test_it_listens_on_loopback_only(server):
     assert set(listening) <= {"127.0.0.1", "::1"}
 
 
-def test_models_cannot_be_registered_from_outside(server):
-    """The management interface neither loads a model from a URL nor removes the one that is served."""
-    config = dict(line.split("=", 1) for line in (server.log.parent / CONFIG_NAME).read_text().splitlines() if "=" in line)
-    base = config["management_address"] + "/models"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for method, url in (("POST", base + "?url=http://127.0.0.1:9/x.mar"), ("DELETE", base + "/tiny-1.x")):
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            opener.open(urllib.request.Request(url, method=method), timeout=20)
-        assert refused.value.code in (403, 405)
+def test_metrics_are_exported(server, encoded):
+    """Prometheus sees TorchServe's and the predictor's, all that are declared, and the machine's are not collected."""
+    predict(server.url, encoded[0], token=server.token)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(server.metrics_url, timeout=20) as answer:
+        text = answer.read().decode()
+    for metric in METRICS:
+        assert f"# TYPE {metric.name} {metric.kind}\n" in text
+    assert 'ts_inference_requests_total{model_name="tiny-1.x"' in text
+    assert "CPUUtilization" not in text
+    config = (server.log.parent / CONFIG_NAME).read_text().splitlines()
+    assert "disable_system_metrics=true" in config
+    assert f"metrics_config={server.log.parent / METRICS_NAME}" in config
 
 
 def test_an_unknown_model_is_a_clear_error(server):
     """Another model's URL is a ServeError that quotes the server."""
     with pytest.raises(ServeError, match="404"):
-        predict(server.url + "x", b"anything")
+        predict(server.url + "x", b"anything", token=server.token)
 
 
 def test_a_server_that_ends_by_itself_is_noticed_and_nothing_is_left(archive):
@@ -118,12 +120,13 @@ def test_a_server_that_ends_by_itself_is_noticed_and_nothing_is_left(archive):
     shown = io.StringIO()
     with pytest.raises(ServeError, match="it ended"), start(archive) as running:
         folder = running.log.parent
-        java = [one for one in psutil.Process(running.pid).children() if "java" in one.name()]
+        java = [one for one in psutil.Process(running.pid).children(recursive=True) if "java" in one.name()]
         assert java
         java[0].send_signal(signal.SIGKILL)
         follow(running, shown)
     assert "the model runs on" in shown.getvalue()
-    assert not [process for process in psutil.process_iter() if _group(process) == running.pid]
+    left = [process for process in psutil.process_iter() if _group(process) == running.pid]
+    assert not [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
     assert not folder.exists()
 
 
@@ -139,28 +142,6 @@ def test_a_model_that_does_not_load_is_said_in_the_workers_words(archive, tmp_pa
         pass
     assert not [process for process in psutil.process_iter() if "altered" in " ".join(_words(process))]
     assert set(Path(tempfile.gettempdir()).glob("segdeploy-serve-*")) <= before
-
-
-def test_the_line_that_pack_prints_serves_the_model(onnx_artifact, copied, encoded, onnx_session, tmp_path, monkeypatch):
-    """Pasted into a shell, in the folder where pack was run, it starts a server that answers."""
-    pytest.importorskip("ts", reason="torchserve is not installed")
-    from segdeploy.serve.archive import pack
-
-    monkeypatch.chdir(tmp_path)
-    # Its own temp folder, or the pid file of a server that a developer runs beside would stop it.
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setenv("TEMP", str(tmp_path))
-    monkeypatch.setenv("TS_CONFIG_FILE", "")  # which by itself makes TorchServe ignore --ts-config
-    packed = pack(copied(onnx_artifact), name="pasted", out=Path("model_store"), unverified=True)
-    ports = Ports(*_free_ports())
-    write_config(packed, Settings(), ports, Path("model_store") / CONFIG_NAME)
-    try:
-        # Not through a pipe: the server keeps it open for as long as it runs.
-        subprocess.run(start_line(packed), shell=True, check=True, stdout=subprocess.DEVNULL, timeout=60)
-        mask = _ask_until_up(f"http://127.0.0.1:{ports.inference}/predictions/pasted", encoded[0])
-    finally:
-        subprocess.run(stop_line(), shell=True, check=True, stdout=subprocess.DEVNULL, timeout=60)
-    assert np.array_equal(mask, predict_labels(onnx_session, decode_image(encoded[0], "test")))
 
 
 def test_torchserve_is_typed_by_its_path_where_the_shell_does_not_find_it(archive, monkeypatch):
@@ -190,27 +171,6 @@ def test_a_taken_port_is_said_before_anything_starts(archive):
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=str(port)), start(archive, port=port):
             pass
-
-
-def _ask_until_up(url, body):
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return predict(url, body)
-        except ServeError:  # noqa: PERF203  it is what is waited for
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-
-
-def _free_ports():
-    sockets = [socket.socket() for _ in range(5)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _group(process):
