@@ -25,6 +25,8 @@ from segdeploy.cli.options import (
 @click.option("--legend/--no-legend", default=True, show_default=True, help="Classes and their shares below the overlay.")
 @click.option("--opacity", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Of the colours.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Pictures or frames at once.")
+@click.option("--url", help="Let a running server do it: http://HOST:8080/predictions/NAME.")
+@click.option("--at-once", default=4, show_default=True, type=click.IntRange(min=1), help="With --url: pictures on their way.")
 @max_pixels_option
 @config_option
 @device_option
@@ -38,6 +40,8 @@ def command(
     legend: bool,
     opacity: float,
     batch: int,
+    url: str | None,
+    at_once: int,
     max_pixels: int | None,
     config: str | None,
     device: str,
@@ -47,13 +51,16 @@ def command(
     """Segment pictures and videos, or all in a folder.
 
     Writes NAME_mask.png (label indices in the model's colours), NAME_overlay.png, and NAME_overlay.mp4 for a video. TARGET
-    is a checkpoint or an artifact's folder; without it, the newest checkpoint under work_dirs/.
+    is a checkpoint or an artifact's folder; without it, the newest checkpoint under work_dirs/. A server that wants a token
+    is given that in SEGDEPLOY_TOKEN.
     """
     from segdeploy.artifact.folder import MANIFEST_NAME
     from segdeploy.base.errors import InputError
     from segdeploy.images.decode import MAX_PIXELS
     from segdeploy.runtime import open_session
     from segdeploy.runtime.files import Drawing, find_jobs, predict_files
+    from segdeploy.serve.client import Client
+    from segdeploy.serve.remote import predict_remote
 
     first = paths[0]
     named = first.suffix == ".pth" or (first / MANIFEST_NAME).is_file()
@@ -66,10 +73,18 @@ def command(
         masks="mask" in wanted if save is not None else None, overlays="overlay" in wanted, legend=legend, opacity=opacity
     )
     jobs = find_jobs(paths[named:], out, recursive=recursive)
-    artifact = resolve_target(first if named else None, config)
-    with open_session(artifact, device, threads) as session:  # type: ignore[arg-type]  # click.Choice holds it
-        outcome = predict_files(session, jobs, drawing, batch=batch, max_pixels=max_pixels or MAX_PIXELS)
-    write_json(json_path, outcome.done)
+    limit = max_pixels or MAX_PIXELS
+    if url is not None:
+        if named or config or threads or batch > 1 or device != "auto":
+            got = "a TARGET, --config, --device, --threads or --batch beside it"
+            raise InputError(expected="pictures alone with --url: the server has its model", got=got, fix="leave them out")
+        with Client(url) as client:
+            outcome = predict_remote(client, jobs, drawing, at_once=at_once, max_pixels=limit)
+    else:
+        artifact = resolve_target(first if named else None, config)
+        with open_session(artifact, device, threads) as session:  # type: ignore[arg-type]  # click.Choice holds it
+            outcome = predict_files(session, jobs, drawing, batch=batch, max_pixels=limit)
+    write_json(json_path, [*outcome.done, *outcome.failed])
     click.echo(f"{len(outcome.done)} of {len(jobs)} files: {out}")
     for problem in outcome.problems[:-1]:
         click.echo(f"error: {problem}", err=True)

@@ -87,8 +87,6 @@ def command(
 
     Exit 0 when all passed, 3 when one failed, 4 when one could not be decided here.
     """
-    from functools import partial
-
     from segdeploy.base.errors import InputError
     from segdeploy.base.files import write_file
     from segdeploy.cli.defaults import named_artifacts, short_places
@@ -98,7 +96,7 @@ def command(
     from segdeploy.parity.stored import stored_reference
     from segdeploy.parity.tolerance import tolerance_for
     from segdeploy.parity.verify import store_reference, verify
-    from segdeploy.serve.client import predict
+    from segdeploy.serve.client import Client
 
     if reference is not None and (data or images or sizes or save_reference):
         raise InputError(
@@ -132,7 +130,8 @@ def command(
             "command": typed_command(),
         }
         if url is not None:
-            return verify_server(url, partial(predict, url), artifact, **common)  # type: ignore[arg-type]
+            with Client(url) as client:
+                return verify_server(url, client.labels, artifact, **common)  # type: ignore[arg-type]
         return verify(artifact, shapes=shapes, **common)  # type: ignore[arg-type]
 
     verdicts, errors = judge_each(chosen, judged, url)

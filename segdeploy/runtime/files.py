@@ -9,15 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from segdeploy.artifact.manifest import Bounds, Manifest
+from segdeploy.artifact.manifest import Bounds
 from segdeploy.base.errors import InputError, SegdeployError
 from segdeploy.base.files import write_file
 from segdeploy.base.folders import new_folder
 from segdeploy.base.progress import progress_bar
-from segdeploy.images.arrays import Image
+from segdeploy.images.arrays import Image, Labels
 from segdeploy.images.decode import IMAGE_SUFFIXES, MAX_PIXELS, read_image
 from segdeploy.images.drawing import class_shares, overlay, with_legend
 from segdeploy.images.label_png import encode_png, label_png
+from segdeploy.images.palette import Colour
 from segdeploy.runtime.predictor import predict_batch
 from segdeploy.runtime.session import Session
 from segdeploy.runtime.video import VIDEO_SUFFIXES, predict_video
@@ -66,20 +67,34 @@ class Predicted(msgspec.Struct, frozen=True):
         written: what was made of it.
         frames: 1 for a picture.
         shares: class -> share of the pixels.
+        error: why there is nothing of it, or less than all; empty where all went well.
     """
 
     source: str
     written: tuple[str, ...]
     frames: int
     shares: dict[str, float]
+    error: str = ""
 
 
 @dataclass
 class Outcome:
-    """All that was done, and all that could not be."""
+    """All that was done, and all that could not be.
+
+    Attributes:
+        done: a row a file of which something was written.
+        failed: a row a file of which nothing was.
+        problems: the errors, in order.
+    """
 
     done: list[Predicted] = field(default_factory=list)
+    failed: list[Predicted] = field(default_factory=list)
     problems: list[SegdeployError] = field(default_factory=list)
+
+    def fail(self, jobs: Sequence[Job], error: SegdeployError) -> None:
+        """Note files of which nothing could be written, for one reason."""
+        self.problems.append(error)
+        self.failed += [Predicted(str(job.source), (), 0, {}, str(error)) for job in jobs]
 
 
 def find_jobs(paths: Sequence[Path], out: Path, *, recursive: bool = False) -> list[Job]:
@@ -139,7 +154,7 @@ def predict_files(
             try:
                 _video(session, job, drawing, batch, outcome)
             except SegdeployError as error:
-                outcome.problems.append(error)
+                outcome.fail([job], error)
     return outcome
 
 
@@ -151,7 +166,7 @@ def _same_sized(jobs: Sequence[Job], batch: int, max_pixels: int, outcome: Outco
         try:
             image = read_image(job.source, max_pixels=max_pixels)
         except SegdeployError as error:
-            outcome.problems.append(error)
+            outcome.fail([job], error)
             yield [job], []
             continue
         if group and (len(group) == batch or image.shape != images[0].shape):
@@ -170,21 +185,37 @@ def _pictures(session: Session, jobs: Sequence[Job], images: Sequence[Image], dr
     try:
         predicted = predict_batch(session, images)
     except SegdeployError as error:
-        outcome.problems.append(error)  # all of one size: what does not fit one fits none
+        outcome.fail(jobs, error)  # all of one size: what does not fit one fits none
         return
     for job, image, labels in zip(jobs, images, predicted, strict=True):
-        shares = class_shares(labels, len(manifest.classes))
-        written = []
-        if drawing.masks is not False:
-            written.append(job.place.with_name(job.place.name + "_mask.png"))
-            write_file(written[-1], label_png(labels, manifest.palette))
-        if drawing.overlays:
-            picture = overlay(image, labels, manifest.palette, opacity=drawing.opacity)
-            if drawing.legend:
-                picture = with_legend(picture, manifest.classes, manifest.palette, shares)
-            written.append(job.place.with_name(job.place.name + "_overlay.png"))
-            write_file(written[-1], encode_png(picture))
-        outcome.done.append(_predicted(job, written, 1, shares, manifest))
+        outcome.done.append(write_picture(job, image, labels, drawing, classes=manifest.classes, palette=manifest.palette))
+
+
+def write_picture(
+    job: Job, image: Image, labels: Labels, drawing: Drawing, *, classes: Sequence[str], palette: Sequence[Colour]
+) -> Predicted:
+    """Write what was found in one picture.
+
+    Args:
+        job: where to.
+        image: uint8 [H, W, 3] RGB.
+        labels: [H, W].
+        drawing: what to write.
+        classes: names of the labels.
+        palette: RGB a label.
+    """
+    shares = class_shares(labels, len(classes))
+    written = []
+    if drawing.masks is not False:
+        written.append(job.place.with_name(job.place.name + "_mask.png"))
+        write_file(written[-1], label_png(labels, palette))
+    if drawing.overlays:
+        picture = overlay(image, labels, palette, opacity=drawing.opacity)
+        if drawing.legend:
+            picture = with_legend(picture, classes, palette, shares)
+        written.append(job.place.with_name(job.place.name + "_overlay.png"))
+        write_file(written[-1], encode_png(picture))
+    return _predicted(job, written, 1, shares, classes)
 
 
 def _video(session: Session, job: Job, drawing: Drawing, batch: int, outcome: Outcome) -> None:
@@ -204,7 +235,7 @@ def _video(session: Session, job: Job, drawing: Drawing, batch: int, outcome: Ou
         result = predict_video(
             session, job.source, movie, batch=batch, opacity=drawing.opacity, legend=drawing.legend, seen=keep
         )
-    outcome.done.append(_predicted(job, written, result.frames, result.shares, manifest))
+    outcome.done.append(_predicted(job, written, result.frames, result.shares, manifest.classes))
     if result.promised is not None and result.frames < result.promised:
         outcome.problems.append(
             InputError(
@@ -215,6 +246,6 @@ def _video(session: Session, job: Job, drawing: Drawing, batch: int, outcome: Ou
         )
 
 
-def _predicted(job: Job, written: Sequence[Path], frames: int, shares: dict[int, float], manifest: Manifest) -> Predicted:
-    named = {manifest.classes[label]: share for label, share in shares.items()}
+def _predicted(job: Job, written: Sequence[Path], frames: int, shares: dict[int, float], classes: Sequence[str]) -> Predicted:
+    named = {classes[label]: share for label, share in shares.items()}
     return Predicted(str(job.source), tuple(map(str, written)), frames, named)

@@ -79,6 +79,8 @@ class Writer:
         self._artifact = {
             "name": manifest.name,
             "format": manifest.label,
+            "classes": manifest.classes,
+            "palette": manifest.palette,
             "files": {entry.path: entry.sha256 for entry in manifest.files},
             "verdict": None
             if verdict is None

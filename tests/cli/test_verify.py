@@ -1,12 +1,12 @@
 import json
 import re
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+
+from support.serving import behind_http
 
 
 @pytest.fixture
@@ -201,28 +201,9 @@ def server(onnx_artifact):
     """The artifact behind HTTP, without TorchServe: its URL."""
     from segdeploy.runtime import open_session
     from segdeploy.serve.predictor import Predictor
-    from segdeploy.serve.request import Request
 
-    with open_session(onnx_artifact, "cpu", 1) as session:
-        predictor = Predictor(session)
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                (answer,) = predictor.answer([Request(self.rfile.read(int(self.headers["Content-Length"])))])
-                self.send_response(answer.status)
-                self.end_headers()
-                self.wfile.write(answer.body)
-
-            def log_message(self, *_):
-                """Not into the test's output."""
-
-        listening = HTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=listening.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{listening.server_port}/predictions/tiny"
-        listening.shutdown()
-        thread.join()
-        listening.server_close()
+    with open_session(onnx_artifact, "cpu", 1) as session, behind_http(Predictor(session)) as url:
+        yield url
 
 
 def test_a_server(main, exports, one_line, onnx_artifact, torchscript_artifact, server):
