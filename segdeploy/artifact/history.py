@@ -25,7 +25,7 @@ def counting(history: Sequence[Parity], files: tuple[str, ...], device: DeviceKi
         None where there is none of these files on that kind; one that was ``skipped`` only where there is no other.
     """
     ours = [one for one in history if one.files == files]
-    kinds = [device] if device else list(dict.fromkeys(one.device_kind for one in ours if one.verdict != "skipped"))
+    kinds = [device] if device else list(dict.fromkeys(one.device_kind for one in ours))
     found = [one for one in (_last_word(ours, kind) for kind in kinds) if one is not None]
     if not found:
         return next((one for one in reversed(ours) if one.verdict == "skipped"), None)

@@ -133,7 +133,7 @@ def _between(one: Call, other: Call, index: int, manifest: Manifest) -> _Differe
         cutoff = manifest.postprocess.cutoff
         # Nobody knows which of the two is wrong, so that neither label may be far from the best.
         lead = np.maximum(*(leads(full[:, flipped], one[flipped], cutoff) for one in (mask, mask_other)))
-        lead = np.where(np.isfinite(lead), lead, LARGEST)
+        lead = np.where(np.isfinite(lead), lead, LARGEST).astype(np.float64)  # twice the largest float32 is none
         firm = int((lead > 2 * explained(error, logits, RESIZE_ROUNDING[manifest.precision])).sum())
     return _Difference(int(flipped.sum()), firm, error)
 

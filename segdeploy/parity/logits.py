@@ -81,8 +81,6 @@ class LogitErrors:
 
     def _quantile(self, share: float) -> float:
         place = int(np.searchsorted(np.cumsum(self._bins), share * self._count))
-        if place == 0:
-            return min(float(self._class_max.max()), 10.0**_LOWEST_DECADE)
         if place >= _BINS - 1:
             return float(self._class_max.max())
         return min(10 ** (_LOWEST_DECADE + (place + 1) / _BINS_A_DECADE), float(self._class_max.max()))

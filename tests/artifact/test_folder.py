@@ -268,3 +268,91 @@ def test_one_that_is_broken_hides_no_other(write, tmp_path):
     assert second == good
     assert (third.folder, third.manifest, third.name) == (unreadable.folder, None, str(unreadable.folder))
     assert "a valid manifest" in str(third.error)
+
+
+def test_which_file_is_the_model(tmp_path, make_manifest):
+    """The one called so; of OpenVINO's two the one that describes the network; whatever else there is comes behind."""
+
+    def model(temporary):
+        for name in ("a.json", "model.bin", "model.xml", "z.bin"):
+            (temporary / name).touch()
+        return make_manifest()
+
+    files = write_artifact(tmp_path / "a", model).manifest.files
+    assert [entry.path for entry in files] == ["model.xml", "model.bin", "a.json", "z.bin"]
+
+
+def test_an_artifact_carries_no_mark(write):
+    """What it is its manifest says; a mark beside it would be one more file to lose."""
+    artifact = write()
+    assert sorted(path.name for path in artifact.folder.iterdir()) == ["extra.bin", "manifest.json", "model.onnx"]
+    write(content=b"new")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"schema": 2, "format": 1, "precision": 1, "files": 1}'])
+def test_a_manifest_that_is_none_of_ours_is_not_overwritten(write, tmp_path, text):
+    """Text that is no JSON, no object, or lacks what every manifest has since the first."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match="would be overwritten") as caught:
+        write(tmp_path / "mine")
+    assert "one that segdeploy made as: an artifact;" in str(caught.value)
+    assert (tmp_path / "mine" / "manifest.json").read_text() == text
+
+
+def test_a_newer_schemas_artifact_is_an_artifact(write):
+    """What every manifest has is enough to be replaced, though nothing else of it is understood."""
+    artifact = write()
+    kept = ("schema", "format", "precision", "files", "lineage")
+    values = json.loads((artifact.folder / "manifest.json").read_bytes())
+    (artifact.folder / "manifest.json").write_text(json.dumps({key: values[key] for key in kept} | {"schema": 9}))
+    assert open_artifact(write(content=b"new").folder).model_path.read_bytes() == b"new"
+
+
+def test_every_error_has_its_three_parts(write, tmp_path):
+    """What was expected, what came, and what to do: of each way in which an artifact is no artifact."""
+    artifact = write()
+    model, manifest = artifact.model_path, artifact.folder / "manifest.json"
+    good = manifest.read_bytes()
+
+    def spoiled(change):
+        edit(artifact, change)
+        return lambda: manifest.write_bytes(good)
+
+    def altered():
+        model.write_bytes(b"weightz")
+        return lambda: model.write_bytes(b"weights")
+
+    def missing():
+        model.rename(tmp_path / "aside")
+        return lambda: (tmp_path / "aside").rename(model)
+
+    def unreadable(path):
+        path.rename(tmp_path / "aside")
+        path.symlink_to("/proc/self/mem")  # of no bytes, and an error when it is read, to root too
+        return lambda: (path.unlink(), (tmp_path / "aside").rename(path))
+
+    def unreadable_model():
+        mends = spoiled(lambda values: values["files"][0].update(bytes=0)), unreadable(model)
+        return lambda: [mend() for mend in mends]
+
+    cases = {
+        "a model file listed in": lambda: spoiled(lambda values: values.update(files=[])),
+        "files inside": lambda: spoiled(lambda values: values["files"][0].update(path="../x")),
+        "as its manifest describes it": altered,
+        "the file '": missing,
+        "a valid manifest": lambda: spoiled(lambda values: values.update(files=3)),
+        "a manifest of schema 2": lambda: spoiled(lambda values: values.update(schema=7)),
+        f"to read '{manifest}": lambda: unreadable(manifest),
+        f"to read '{model}": unreadable_model,
+    }
+    for words, spoil in cases.items():
+        mend = spoil()
+        with pytest.raises(ArtifactError) as caught:
+            open_artifact(artifact.folder)
+        mend()
+        error = caught.value
+        assert words in error.expected, error
+        assert not {"None", ""} & {error.expected, error.got, error.fix}, error
+        assert str(artifact.folder) in str(error)
+    assert open_artifact(artifact.folder) == artifact

@@ -1,5 +1,6 @@
 """Which verdict of a history counts."""
 
+import msgspec
 import pytest
 
 from segdeploy.artifact.history import counting
@@ -71,3 +72,11 @@ def test_a_cpu_verdict_does_not_cover_cuda():
     assert counting(history, FILES) is on_gpu
     assert counting([PASSED], FILES, "cuda") is None
     assert counting([PASSED, SKIPPED], FILES, "cuda") is SKIPPED
+
+
+def test_a_skip_that_names_a_device_replaces_nothing():
+    """Nor does one that would be stronger evidence if it were any."""
+    skipped = msgspec.structs.replace(verdict("passed", images=99), verdict="skipped")
+    for one in (PASSED, FAILED):
+        assert counting([one, skipped], FILES) is counting([one, skipped], FILES, "cpu") is one
+    assert counting([skipped], FILES, "cpu") is counting([skipped], FILES) is skipped

@@ -66,3 +66,13 @@ def test_none(tmp_path):
         named_artifacts((), tmp_path)
     with pytest.raises(ArtifactError, match="no such folder"):
         named_artifacts((tmp_path / "none",), tmp_path)
+
+
+def test_one_that_is_named_and_broken_has_its_place(exports):
+    """Named by itself, beside one that opens: neither costs the other."""
+    broken, good = exports.parent / "broken", next(exports.glob("**/manifest.json")).parent
+    broken.mkdir()
+    (broken / "manifest.json").write_text("{")
+    first, second = named_artifacts((broken, good))
+    assert (first.folder, first.manifest) == (broken, None)
+    assert second.folder == good

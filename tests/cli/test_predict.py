@@ -93,3 +93,12 @@ def test_choices(main, onnx_artifact, images_folder, tmp_path):
     ended = main("predict", onnx_artifact.folder, "deep", "--out", "masks", "--save", "mask")
     assert [path.name for path in Path("masks").iterdir()] == ["1_mask.png"]
     assert main("predict", onnx_artifact.folder, "deep", "--out", "masks", "--save", "everything").status == 2
+
+
+def test_the_limit_of_pixels(main, one_line, onnx_artifact, images_folder):
+    """--max-pixels holds for every picture, and can be raised; the first has 7,500."""
+    picture = images_folder / "0.png"
+    ended = main("predict", onnx_artifact.folder, picture, "--out", "out", "--max-pixels", "7499")
+    one_line(ended, "at most 0.007499 megapixels in '", "got 100x75", "--max-pixels")
+    assert not list(Path("out").glob("*.png"))
+    assert main("predict", onnx_artifact.folder, picture, "--out", "out", "--max-pixels", "7500").status == 0

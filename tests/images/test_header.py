@@ -241,3 +241,17 @@ def test_label_maps_too(tmp_path):
     (tmp_path / "x.pam").write_bytes(OTHERS["PAM"])
     with pytest.raises(InputError, match="something else"):
         read_label(tmp_path / "x.pam")
+
+
+@pytest.mark.parametrize(("size", "kept"), [((5, 7), True), ((7, 5), True), ((5, 6), False), ((1, 35), False)])
+def test_a_decoder_that_gives_another_size(monkeypatch, size, kept):
+    """What is decoded is what the header promised, turned at most: else another size was checked than was made."""
+    from segdeploy.images import decode
+
+    data = saved(Image.new("RGB", (7, 5)), "PNG")
+    monkeypatch.setattr(decode.cv2, "imdecode", lambda *_: np.zeros((*size, 3), np.uint8))
+    if kept:
+        assert decode_image(data, "it").shape == (*size, 3)
+    else:
+        with pytest.raises(InputError, match="7x5, as the header says, in it; got"):
+            decode_image(data, "it")

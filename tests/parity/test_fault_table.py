@@ -11,6 +11,7 @@ KINDS = {
     "test_faults": "graph",
     "test_graph_faults": "graph",
     "test_rewritten_faults": "graph",
+    "test_special_faults": "graph",
     "test_runtime_faults": "runtime",
     "test_served": "server",
 }

@@ -72,3 +72,43 @@ def test_not_finite(value, side):
     assert figures.max_abs == figures.class_max_abs[1] == LARGEST
     assert figures.class_max_abs[0] < 1
     assert msgspec.json.decode(msgspec.json.encode(figures), type=type(figures)) == figures
+
+
+def test_of_zeros():
+    """Where the reference is zero throughout there is no relative error, and no angle: exact or as wrong as can be."""
+    zeros, ones = np.zeros((1, 2, 3, 3), np.float32), np.ones((1, 2, 3, 3), np.float32)
+    figures = collected([zeros], [zeros])
+    assert (figures.relative_l2, figures.cosine, figures.psnr_db) == (0, 1, None)
+    figures = collected([zeros], [ones])
+    assert (figures.relative_l2, figures.cosine, figures.psnr_db) == (LARGEST, 0, None)
+    figures = collected([zeros], [np.full_like(zeros, np.nan)])
+    assert (figures.relative_l2, figures.cosine, figures.psnr_db, figures.not_finite) == (LARGEST, 0, None, 18)
+
+
+def test_what_is_not_finite_counts_for_nothing_else():
+    """The lengths, the angle and the largest logit are those of the other values."""
+    reference, candidate = batches(0.1)
+    spoiled = [one.copy() for one in candidate]
+    spoiled[0][0, 0, 0, 0] = np.inf
+    zeroed = [(one.copy(), other.copy()) for one, other in zip(reference, candidate, strict=True)]
+    for one in zeroed[0]:
+        one[0, 0, 0, 0] = 0
+    figures, without = collected(reference, spoiled), collected(*zip(*zeroed, strict=True))
+    assert (figures.relative_l2, figures.cosine) == pytest.approx((without.relative_l2, without.cosine), rel=1e-12)
+    assert figures.scale == without.scale
+
+
+@pytest.mark.parametrize("error", [1e-12, 1.01e-9, 1.04e-9, 1.06e-9, 0.013, 940.0, 960.0, 1e4])
+def test_the_quantile_of_one_error(error):
+    """At the ends of the bins, and beyond them: as large as the error, or by 5 % more where it lies in a bin, never less."""
+    zeros = np.zeros((1, 1, 20, 20), np.float32)
+    figures = collected([zeros], [np.full_like(zeros, error)])
+    assert np.float32(error) <= figures.p99_abs <= 1.05 * np.float32(error)
+    (decade,) = [decade for decade, count in figures.decades if count]
+    assert decade == min(max(np.floor(np.log10(error)), -9), 2)
+
+
+def test_classes_of_no_error():
+    """The largest error of each class, of as many as there are."""
+    reference, _ = batches(count=2)
+    assert collected(reference, reference).class_max_abs == (0, 0, 0)
