@@ -382,7 +382,7 @@ def shape_check(shape: tuple[int, int, int] | None) -> str:
 
 def _too_large(shape: tuple[int, int, int]) -> str:
     count, height, width = shape
-    wanted = f"--shape {count}x{height}x{width}"
+    wanted = f"--shape {height}x{width} --batch {count}"
     return f"not looked at: {count * height * width / 1e6:.1f} million pixels in a batch; {wanted} runs it"
 
 

@@ -7,7 +7,7 @@ from segdeploy.artifact.manifest import Bounds, Inference, Resize
 from segdeploy.base.errors import CheckpointError, ConfigError
 from segdeploy.models.build import build_model
 from segdeploy.models.checkpoint import load_checkpoint
-from segdeploy.models.describe import crop_size, default_name, describe
+from segdeploy.models.describe import crop_size, default_name, describe, palette_note
 
 
 @pytest.fixture
@@ -172,3 +172,32 @@ def test_default_name(checkpoint, tmp_path, file, name):
 def test_crop_size(config, size):
     """The crop of training, wherever the config has it."""
     assert crop_size(config) == size
+
+
+@pytest.mark.parametrize(("count", "dtype"), [(256, "uint8"), (257, "int32")])
+def test_more_classes_than_bytes(changed, count, dtype):
+    """The mask's type is the one that holds them, as the graph makes it."""
+    other = changed(model__decode_head__num_classes=count)
+    names = {"classes": tuple(map(str, range(count)))}
+    manifest = describe(dataclasses.replace(other, dataset_meta=names), name="n", fmt="onnx")
+    assert [output.dtype for output in manifest.outputs] == [dtype, "float32"]
+    assert len(set(manifest.palette)) == count
+
+
+@pytest.mark.parametrize(
+    ("palette", "words"),
+    [
+        ([[0, 0, 0], [9, 9, 9]], "has no colour for 3 of 5 classes"),
+        (None, "has no colour for 5 of 5 classes"),
+        ([[i, i, i] for i in range(7)], "has 2 colours more than classes"),
+        ([[i, i, i] for i in range(5)], None),
+    ],
+)
+def test_a_palette_that_does_not_fit(checkpoint, palette, words):
+    """Colours that nobody gave are made, each another, and that is said."""
+    other = dataclasses.replace(checkpoint, dataset_meta={**checkpoint.dataset_meta, "palette": palette})
+    note = palette_note(other)
+    assert words in note if words else note is None
+    found = describe(other, name="n", fmt="eager").palette
+    assert len(set(found)) == 5
+    assert list(found[: len(palette or ())]) == [tuple(one) for one in (palette or ())[:5]]
