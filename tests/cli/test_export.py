@@ -8,15 +8,7 @@ import pytest
 from segdeploy.artifact.engine import trtexec_command
 from segdeploy.artifact.folder import open_artifact
 from segdeploy.base.machine import cpu_flags
-
-
-@pytest.fixture
-def exported_before(onnx_artifact, monkeypatch):
-    """Lets torch.onnx's part of an export be the tiny model's, which was made before: what follows it is real."""
-    from segdeploy.export import onnx as exporting
-
-    data = onnx_artifact.model_path.read_bytes()
-    monkeypatch.setattr(exporting, "_export_fp32", lambda graph, manifest, path, opset: path.write_bytes(data))
+from support.models import FIRST
 
 
 def test_export_and_proof(main, checkpoint_path):
@@ -182,7 +174,7 @@ def test_what_tensorrt_cannot_do(main, one_line, checkpoint_path, monkeypatch, n
 
 CUSTOM = """
 import torch
-from mmseg.models.decode_heads import UPerHead
+from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import MODELS
 
 @torch.library.custom_op("segtest::twice", mutates_args=())
@@ -194,20 +186,23 @@ def _(x):
     return torch.empty_like(x)
 
 @MODELS.register_module()
-class TwiceHead(UPerHead):
+class TwiceHead(FCNHead):
     def forward(self, inputs):
         return torch.ops.segtest.twice(super().forward(inputs))
 """
 
 
-def test_a_custom_operator(main, one_line, checkpoint_path, config_file, tmp_path, monkeypatch):
+def test_a_custom_operator(main, one_line, config_file, tmp_path, monkeypatch):
     """What only this process knows can be in no artifact: the operator is named, in every format."""
+    from segdeploy.models.random_weights import write_random_checkpoint
+
     (tmp_path / "segtest_ops.py").write_text(CUSTOM)
     monkeypatch.syspath_prepend(tmp_path)
     imports = {"imports": ["segtest_ops"], "allow_failed_imports": False}
-    config = config_file("custom_op", custom_imports=imports, model__decode_head={"type": "TwiceHead"})
+    config = config_file("custom_op", custom_imports=imports, model__decode_head={**FIRST, "type": "TwiceHead"})
+    write_random_checkpoint(str(config), tmp_path / "twice.pth")
     for fmt in ("onnx", "torchscript", "pt2"):
-        one_line(main("export", checkpoint_path, "--config", config, "--to", fmt, "--out", "out"), "'segtest::twice'", fmt)
+        one_line(main("export", "twice.pth", "--config", config, "--to", fmt, "--out", "out"), "'segtest::twice'", fmt)
     assert not [path for path in Path("out").rglob("*") if path.is_file()]
 
 

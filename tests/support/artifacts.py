@@ -89,10 +89,29 @@ def torchscript_artifact(export_tiny, artifact_once):
 
 
 @pytest.fixture(scope="session")
-def openvino_artifact(export_tiny, artifact_once):
+def export_through(export_tiny, onnx_artifact):
+    """``export_tiny`` of a format that is made through ONNX: torch.onnx's part is the artifact that is there already."""
+
+    def export(fmt, folder):
+        with pytest.MonkeyPatch.context() as patch:
+            _use_onnx(patch, onnx_artifact)
+            return export_tiny(fmt, folder)
+
+    return export
+
+
+def _use_onnx(patch, artifact):
+    from segdeploy.export import onnx as exporting
+
+    data = artifact.model_path.read_bytes()
+    patch.setattr(exporting, "_export_fp32", lambda graph, manifest, path, opset: path.write_bytes(data))
+
+
+@pytest.fixture(scope="session")
+def openvino_artifact(export_through, artifact_once):
     """A dynamic OpenVINO artifact."""
     pytest.importorskip("openvino", reason="openvino is not installed")
-    return artifact_once("openvino-fp32", lambda folder: export_tiny("openvino", folder))
+    return artifact_once("openvino-fp32", lambda folder: export_through("openvino", folder))
 
 
 @pytest.fixture(scope="session")
@@ -112,11 +131,11 @@ def pt2_artifact(export_tiny, artifact_once, plain_code):
 
 
 @pytest.fixture(scope="session")
-def tensorrt_artifact(export_tiny, artifact_once):
+def tensorrt_artifact(export_through, artifact_once):
     """A real engine for sm89, compiled without a GPU."""
     if importlib.util.find_spec("tensorrt_rtx") is None:
         pytest.skip("tensorrt_rtx, which compiles engines without a GPU, is not installed")
-    return artifact_once("tensorrt-fp32", lambda folder: export_tiny("tensorrt", folder))
+    return artifact_once("tensorrt-fp32", lambda folder: export_through("tensorrt", folder))
 
 
 @pytest.fixture(scope="session")
@@ -181,10 +200,7 @@ def planted_onnx(onnx_artifact, tmp_path_factory):
 @pytest.fixture
 def exported_before(onnx_artifact, monkeypatch):
     """Lets torch.onnx's part of an export be the tiny model's, which was made before: what follows it is real."""
-    from segdeploy.export import onnx as exporting
-
-    data = onnx_artifact.model_path.read_bytes()
-    monkeypatch.setattr(exporting, "_export_fp32", lambda graph, manifest, path, opset: path.write_bytes(data))
+    _use_onnx(monkeypatch, onnx_artifact)
 
 
 @pytest.fixture

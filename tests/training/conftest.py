@@ -6,6 +6,9 @@ import pytest
 
 from segdeploy.training.synthetic import write_synthetic_voc
 from segdeploy.training.train import Settings, train
+from support.voc import tree
+
+__all__ = ["run", "synthetic", "tiny", "tree"]
 
 CONFIG = "upernet_r18_synthetic"
 TINY = {
@@ -16,6 +19,11 @@ TINY = {
     "train_cfg.max_epochs": "1",
     "train_cfg.val_interval": "1",
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sooner(remembered_configs):
+    """Nearly every test here trains, or builds what trains."""
 
 
 @pytest.fixture(scope="session")

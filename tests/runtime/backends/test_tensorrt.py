@@ -1,4 +1,3 @@
-import ctypes
 import shlex
 import sys
 import types
@@ -7,49 +6,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from segdeploy.artifact.folder import write_artifact
-from segdeploy.artifact.manifest import Bounds, Engine, Profile, Target
+from segdeploy.artifact.manifest import Target
 from segdeploy.base.errors import ArtifactError, BackendError, InputError, MissingExtraError
 from segdeploy.base.machine import Gpu
 from segdeploy.runtime import open_session
-from segdeploy.runtime.backends import tensorrt as backend
 from segdeploy.runtime.backends.tensorrt import check_target
-from segdeploy.runtime.backends.tensorrt_flavour import Flavour
-
-L4 = Gpu("NVIDIA L4", "sm89")
-WIDE = Profile(min=(1, 8, 8), opt=(1, 16, 24), max=(4, 64, 64))
-FIXED = Profile(min=(2, 16, 24), opt=(2, 16, 24), max=(2, 16, 24))
-CAPABILITIES = types.SimpleNamespace(__members__={"NONE": 0, "CURRENT": 1, "SM86": 2, "SM89": 3, "SM120": 4})
-
-
-def flavour(name="tensorrt_rtx", version="9.9"):
-    module = types.SimpleNamespace(ComputeCapability=CAPABILITIES) if name == "tensorrt_rtx" else types.SimpleNamespace()
-    return Flavour(name, version, module)
-
-
-@pytest.fixture
-def engine_manifest(make_manifest):
-    base = make_manifest(format="tensorrt", target=Target(device="cuda", compute_capability="sm89"))
-    tools = msgspec.structs.replace(base.toolchain, tensorrt="9.9", tensorrt_flavour="tensorrt_rtx")
-    axes = (Bounds(min=1, opt=1, max=4), Bounds(min=8, opt=16, max=64), Bounds(min=8, opt=24, max=64), 3)
-    lineage = msgspec.structs.replace(base.lineage, checkpoint="run/my best.pth")
-    whole = msgspec.structs.replace(
-        base,
-        toolchain=tools,
-        lineage=lineage,
-        engine=Engine(profiles=(WIDE,)),
-        input=msgspec.structs.replace(base.input, shape=axes),
-    )
-
-    def make(*profiles, name="tensorrt_rtx", gpu=None):
-        changed = msgspec.structs.replace(whole, engine=Engine(profiles=profiles)) if profiles else whole
-        return msgspec.structs.replace(
-            changed,
-            toolchain=msgspec.structs.replace(tools, tensorrt_flavour=name),
-            target=Target(device="cuda", compute_capability="sm89", gpu=gpu),
-        )
-
-    return make
+from support.fake_tensorrt import FIXED, L4, expected, flavour, noise
 
 
 def command_in(error):
@@ -101,131 +63,6 @@ def test_a_manifest_without_profiles(trt, engine, engine_manifest):
     with pytest.raises(ArtifactError, match="which shapes the engine was compiled for") as caught:
         open_session(engine(manifest=msgspec.structs.replace(engine_manifest(), engine=None)))
     assert "--profile" not in command_in(caught.value)
-
-
-class Context:
-    """Runs ``mask = red // 100, logits = [means of 4x4 cells]`` on the fake device's memory, when the stream gets to it."""
-
-    def __init__(self, trt, config):
-        self._trt = trt
-        self.config = config
-        self._shape = None
-        self._profile = trt.profiles[0]
-        self._addresses = {}
-
-    def set_optimization_profile_async(self, index, stream):
-        assert stream == 77
-        self._trt.calls.append(("profile", index))
-        self._profile, self._shape = self._trt.profiles[index], None
-        self._addresses.clear()
-        return True
-
-    def set_input_shape(self, name, shape):
-        assert name == "image"
-        low, high = self._profile
-        if not all(a <= size <= b for a, size, b in zip(low, shape, high, strict=True)):
-            return False
-        self._shape = tuple(shape)
-        return True
-
-    def get_tensor_shape(self, name):
-        n, h, w, _ = self._shape
-        return {"image": self._shape, "mask": (n, h, w), "logits": (n, 3, h // 4, w // 4)}[name]
-
-    def set_tensor_address(self, name, address):
-        self._addresses[name] = address
-        return True
-
-    def execute_async_v3(self, stream):
-        assert stream == 77
-        if self._trt.fails or (self._trt.cuda.recording is not None and not self._trt.capturable):
-            return False
-        arrays = {name: self._array(name, dtype) for name, dtype in (("image", "u1"), ("mask", "u1"), ("logits", "f4"))}
-        self._trt.cuda.enqueue(lambda: self._compute(**arrays))
-        return True
-
-    def _array(self, name, dtype):
-        shape = self.get_tensor_shape(name)
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        assert size <= len(self._trt.cuda.memory[self._addresses[name]])
-        return np.frombuffer((ctypes.c_char * size).from_address(self._addresses[name]), dtype).reshape(shape)
-
-    def _compute(self, image, mask, logits):
-        self._trt.runs += 1
-        mask[:], logits[:] = expected(image)
-
-
-def expected(images):
-    n, h, w, _ = images.shape
-    cells = images[:, : h // 4 * 4, : w // 4 * 4].reshape(n, h // 4, 4, w // 4, 4, 3).mean((2, 4))
-    return images[..., 0] // 100, cells.transpose(0, 3, 1, 2).astype(np.float32)
-
-
-@pytest.fixture
-def fake_trt(cuda_runtime, monkeypatch):
-    """Makes TensorRTs without a GPU, on a machine that seems to have an L4: (module's name, the engine's profiles)."""
-
-    class ILogger:
-        ERROR, INTERNAL_ERROR = "error", "internal error"
-
-        def __init__(self):
-            pass
-
-    def make(name="tensorrt_rtx", *profiles):
-        module = types.ModuleType(name)
-
-        def new_context(config=None):
-            module.calls.append(("context", config and config.cuda_graph_strategy))
-            return None if module.full else Context(module, config)
-
-        class Runtime:
-            def __init__(self, logger):
-                self.logger = logger
-
-            def deserialize_cuda_engine(self, data):
-                if data != b"engine":
-                    self.logger.log(ILogger.ERROR, "not an engine of mine\nsecond line")
-                    return None
-                return types.SimpleNamespace(
-                    create_execution_context=new_context,
-                    create_runtime_config=lambda: types.SimpleNamespace(cuda_graph_strategy="disabled"),
-                )
-
-        module.__version__ = "9.9"
-        module.ILogger, module.Runtime = ILogger, Runtime
-        if name == "tensorrt_rtx":
-            module.ComputeCapability = CAPABILITIES
-            module.CudaGraphStrategy = types.SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph")
-        module.cuda, module.runs, module.fails, module.full, module.capturable = cuda_runtime, 0, False, False, True
-        module.profiles = [((*one.min, 3), (*one.max, 3)) for one in profiles or (WIDE,)]
-        module.calls = []
-        monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr(backend, "local_gpu", lambda: L4)
-        return module
-
-    return make
-
-
-@pytest.fixture
-def trt(fake_trt):
-    """TensorRT-RTX with an engine of one wide profile."""
-    return fake_trt()
-
-
-@pytest.fixture
-def engine(tmp_path, engine_manifest):
-    def write(content=b"engine", manifest=None):
-        def model(folder):
-            (folder / "model.engine").write_bytes(content)
-            return manifest or engine_manifest()
-
-        return write_artifact(tmp_path / "engine", model)
-
-    return write
-
-
-def noise(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
 def test_run(trt, engine):
@@ -296,101 +133,6 @@ def test_an_engine_unlike_its_manifest(fake_trt, engine, cuda_runtime):
     assert "--target" in command_in(caught.value)
     assert cuda_runtime.streams == 0
     assert not cuda_runtime.memory
-
-
-SMALL = Profile(min=(1, 8, 8), opt=(1, 16, 24), max=(1, 20, 30))
-BATCHES = Profile(min=(2, 16, 24), opt=(4, 16, 24), max=(8, 16, 24))
-
-
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
-def test_each_shape_runs_in_its_profile(fake_trt, engine, engine_manifest, cuda_runtime, name):
-    """The context is switched to the profile of the shape, only where it changes, and what comes out is right."""
-    profiles = (SMALL, BATCHES, WIDE)
-    trt = fake_trt(name, *profiles)
-    axes = (Bounds(min=1, opt=1, max=8), Bounds(min=8, opt=16, max=64), Bounds(min=8, opt=24, max=64), 3)
-    manifest = engine_manifest(*profiles, name=name)
-    manifest = msgspec.structs.replace(manifest, input=msgspec.structs.replace(manifest.input, shape=axes))
-    with open_session(engine(manifest=manifest)) as session:
-        trt.calls.clear()
-        reserved = list(cuda_runtime.events)
-        for shape, profile in [((1, 16, 24), 0), ((1, 18, 24), 0), ((8, 16, 24), 1), ((3, 16, 24), 1), ((1, 60, 60), 2)]:
-            images = noise(*shape)
-            prediction = session.run(images, logits=True)
-            mask, logits = expected(images)
-            np.testing.assert_array_equal(prediction.mask, mask)
-            np.testing.assert_allclose(prediction.logits, logits, rtol=1e-6)
-            assert session._profile == profile
-        assert trt.calls == [("profile", 0), ("profile", 1), ("profile", 2)]
-        assert cuda_runtime.events == reserved, "a run allocated"
-
-
-def test_a_shape_in_no_profile(fake_trt, engine, engine_manifest):
-    """Within the range of every axis and yet in no profile: refused in one line that lists them, before TensorRT is asked."""
-    trt = fake_trt("tensorrt_rtx", SMALL, BATCHES)
-    manifest = engine_manifest(SMALL, BATCHES)
-    with open_session(engine(manifest=manifest)) as session:
-        trt.calls.clear()
-        with pytest.raises(InputError, match="1x8x8:1x16x24:1x20x30, 2x16x24:4x16x24:8x16x24; got 2x18x24") as caught:
-            session.run(noise(2, 18, 24))
-        assert "\n" not in str(caught.value)
-        assert not trt.calls
-        assert trt.runs == 0
-
-
-def fixed(engine_manifest, name):
-    manifest = engine_manifest(FIXED, name=name)
-    return msgspec.structs.replace(manifest, input=msgspec.structs.replace(manifest.input, shape=(2, 16, 24, 3)))
-
-
-def test_a_fixed_shape_is_captured(fake_trt, engine, engine_manifest, cuda_runtime):
-    """TensorRT with one shape: the first run is plain, the others launch its graph, and give what the images are."""
-    trt = fake_trt("tensorrt", FIXED)
-    with open_session(engine(manifest=fixed(engine_manifest, "tensorrt"))) as session:
-        for seed in range(3):
-            images = noise(2, 16, 24, seed=seed)
-            prediction = session.run(images, logits=True)
-            mask, logits = expected(images)
-            np.testing.assert_array_equal(prediction.mask, mask)
-            np.testing.assert_allclose(prediction.logits, logits, rtol=1e-6)
-            assert cuda_runtime.events.count(("launch",)) == seed
-            assert not cuda_runtime.queue
-        assert trt.runs == 3
-    assert not cuda_runtime.graphs
-    assert not cuda_runtime.memory
-
-
-def test_what_cannot_be_captured_runs_all_the_same(fake_trt, engine, engine_manifest, cuda_runtime):
-    """Where TensorRT refuses the capture it is tried once, and every run is a plain one."""
-    trt = fake_trt("tensorrt", FIXED)
-    trt.capturable = False
-    with open_session(engine(manifest=fixed(engine_manifest, "tensorrt"))) as session:
-        for seed in range(3):
-            images = noise(2, 16, 24, seed=seed)
-            np.testing.assert_array_equal(session.run(images).mask, expected(images)[0])
-        assert trt.runs == 3
-    assert ("launch",) not in cuda_runtime.events
-
-
-def test_several_shapes_are_not_captured(fake_trt, engine, engine_manifest, cuda_runtime):
-    """A graph would hold the first shape for ever."""
-    fake_trt("tensorrt", WIDE)
-    with open_session(engine(manifest=engine_manifest(name="tensorrt"))) as session:
-        for seed in range(3):
-            session.run(noise(2, 16, 24, seed=seed))
-    assert ("launch",) not in cuda_runtime.events
-
-
-def test_rtx_captures_by_itself(fake_trt, engine, engine_manifest, cuda_runtime):
-    """TensorRT-RTX is told to, for one shape only; nothing is captured here on top of it."""
-    trt = fake_trt("tensorrt_rtx", FIXED)
-    with open_session(engine(manifest=fixed(engine_manifest, "tensorrt_rtx"))) as session:
-        session.run(noise(2, 16, 24))
-        session.run(noise(2, 16, 24))
-    assert trt.calls == [("context", "whole graph")]
-    assert ("launch",) not in cuda_runtime.events
-    trt = fake_trt()
-    with open_session(engine()):
-        assert trt.calls == [("context", None)]
 
 
 def test_the_buffers_are_there_before_the_first_run(trt, engine, cuda_runtime):
