@@ -27,8 +27,9 @@ class Metric:
 
 
 REQUESTS = Metric("segdeploy_requests", "counter", "count", ("status",), "Requests answered, by HTTP's status.")
+# Seconds, not milliseconds: TorchServe's histograms have Prometheus's usual buckets, from 5 ms to 10 s.
 STAGE = Metric(
-    "segdeploy_stage_milliseconds", "histogram", "ms", ("stage",), "Time of a picture in decode, forward, labels and encode."
+    "segdeploy_stage_seconds", "histogram", "s", ("stage",), "Time of a picture in decode, forward, labels and encode."
 )
 PIXEL_SHARE = Metric(
     "segdeploy_pixel_share", "gauge", "share", ("class",), "Mean share of the pixels that a class has, of the last pictures."

@@ -13,6 +13,7 @@ from segdeploy.base.errors import InputError
 
 Kind: TypeAlias = Literal["mask", "overlay", "json"]
 KINDS: dict[str, Kind] = {"mask": "mask", "overlay": "overlay", "json": "json"}
+OPTION_NAMES = ("as", "classes", "size", "confidence")
 PNG, JSON = "image/png", "application/json"
 _VOID = 255
 
@@ -58,10 +59,9 @@ def parse_options(options: Mapping[str, str], accept: str, classes: Sequence[str
     Raises:
         InputError: an option that is unknown, or a value that it does not take.
     """
-    readers = {"as", "classes", "size", "confidence"}
     for name in options:
-        if name not in readers:
-            known = "the options as, classes, size and confidence"
+        if name not in OPTION_NAMES:
+            known = f"the options {', '.join(OPTION_NAMES)}"
             raise InputError(expected=known, got=f"'{name[:40]}'", fix="leave it out, or correct it")
     at_network = _one_of("size", options.get("size", "picture"), ("picture", "network")) == "network"
     confidence = _one_of("confidence", options.get("confidence", "0"), ("0", "1")) == "1"

@@ -234,7 +234,7 @@ class Predictor:
             if item.found is None or result is None or result.status != 200:
                 continue
             for stage, value in item.milliseconds.items():
-                self._observer(STAGE, value, {"stage": stage})
+                self._observer(STAGE, value / 1e3, {"stage": stage})
             for name, share in self._drift.add(result.shares).items():
                 self._observer(PIXEL_SHARE, share, {"class": name})
             if item.found.confidence is not None:

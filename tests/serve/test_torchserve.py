@@ -132,6 +132,6 @@ def test_metrics_reach_torchserves_own(tmp_path, caplog):
     lines = [record.message for record in caplog.records if record.message.startswith("[METRICS]")]
     assert len(lines) == len(METRICS)
     assert lines[0].startswith("[METRICS]segdeploy_requests.Count:1|#status:200|#type:COUNTER|#hostname:")
-    assert lines[1].startswith("[METRICS]segdeploy_stage_milliseconds.Milliseconds:1.5|#stage:decode|#type:HISTOGRAM|")
+    assert lines[1].startswith("[METRICS]segdeploy_stage_seconds.Seconds:1.5|#stage:decode|#type:HISTOGRAM|")
     assert lines[2].startswith("[METRICS]segdeploy_pixel_share.share:0.25|#class:bus_ tram__x_ 1|#type:GAUGE|")
     assert lines[3].startswith("[METRICS]segdeploy_confidence.share:0.75|#|#type:GAUGE|")
