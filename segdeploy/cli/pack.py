@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from segdeploy.artifact.folder import Artifact
     from segdeploy.serve.model_config import ModelConfig
 
-SERVERS = ("torchserve",)
+SERVERS = ("torchserve", "triton")
 
 
 @click.command("pack")
@@ -33,6 +33,7 @@ SERVERS = ("torchserve",)
 @click.option(
     "--queue", default=100, show_default=True, type=click.IntRange(min=1), help="Requests that wait; more are told 503."
 )
+@click.option("--bare", is_flag=True, help="For Triton: the network alone, its tensors in and out, in place of the predictor.")
 @click.option("--unverified", is_flag=True, help="Pack it in spite of its parity verdict; its manifest says so for ever.")
 def command(
     artifact: Path | None,
@@ -44,6 +45,7 @@ def command(
     max_batch_delay: int,
     workers: int,
     queue: int,
+    bare: bool,
     unverified: bool,
 ) -> None:
     """Make what a server takes of ARTIFACT, such as TorchServe's archive (.mar), and print the line that serves it.
@@ -53,6 +55,8 @@ def command(
     from segdeploy.artifact.folder import open_artifact
     from segdeploy.serve.model_config import ModelConfig
 
+    if bare and server != "triton":
+        raise click.UsageError("--bare is for --to triton: no other server runs a network without the predictor")
     chosen = open_artifact(artifact) if artifact is not None else _newest(unverified=unverified)
     warn_of_random_weights(chosen)
     called = name or re.sub(r"[^A-Za-z0-9._-]+", "_", chosen.manifest.name).strip("._-")
@@ -60,6 +64,8 @@ def command(
     if server == "torchserve":
         place = out or Path("model_store")
         _to_torchserve(chosen, called, place, version=model_version, config=config, unverified=unverified)
+    elif server == "triton":
+        _to_triton(chosen, called, out or Path("model_repository"), config=config, bare=bare, unverified=unverified)
 
 
 def _to_torchserve(chosen: Artifact, called: str, out: Path, *, version: str, config: ModelConfig, unverified: bool) -> None:
@@ -76,6 +82,19 @@ def _to_torchserve(chosen: Artifact, called: str, out: Path, *, version: str, co
     click.echo(f"  {ask_line(called)}")
     click.echo("stop it:")
     click.echo(f"  {stop_line()}")
+
+
+def _to_triton(chosen: Artifact, called: str, out: Path, *, config: ModelConfig, bare: bool, unverified: bool) -> None:
+    from segdeploy.serve.triton import pack_triton, start_line
+
+    made = pack_triton(chosen, name=called, out=out, config=config, bare=bare, unverified=unverified)
+    _echo_packed(chosen, made, sum(path.stat().st_size for path in made.rglob("*") if path.is_file()))
+    click.echo("serve it (it listens on loopback; its Python needs segdeploy, unless the model is bare):")
+    click.echo(f"  {start_line(out)}")
+    if bare:
+        click.echo(f"what goes in: RGB as decoded, {chosen.manifest.preprocess.resize.words} done; the rest is in the graph")
+    else:
+        click.echo("ask it with tritonclient: 'image' is BYTES [n, 1], a JPEG or PNG each; so is 'mask', a PNG of labels each")
 
 
 def _echo_packed(chosen: Artifact, made: Path, size_bytes: int) -> None:
