@@ -192,17 +192,15 @@ class TwiceHead(FCNHead):
 """
 
 
-def test_a_custom_operator(main, one_line, config_file, tmp_path, monkeypatch):
+def test_a_custom_operator(main, one_line, config_file, random_variant, tmp_path, monkeypatch):
     """What only this process knows can be in no artifact: the operator is named, in every format."""
-    from segdeploy.models.random_weights import write_random_checkpoint
-
     (tmp_path / "segtest_ops.py").write_text(CUSTOM)
     monkeypatch.syspath_prepend(tmp_path)
     imports = {"imports": ["segtest_ops"], "allow_failed_imports": False}
     config = config_file("custom_op", custom_imports=imports, model__decode_head={**FIRST, "type": "TwiceHead"})
-    write_random_checkpoint(str(config), tmp_path / "twice.pth")
+    checkpoint, _ = random_variant("once", model__decode_head=FIRST)
     for fmt in ("onnx", "torchscript", "pt2"):
-        one_line(main("export", "twice.pth", "--config", config, "--to", fmt, "--out", "out"), "'segtest::twice'", fmt)
+        one_line(main("export", checkpoint, "--config", config, "--to", fmt, "--out", "out"), "'segtest::twice'", fmt)
     assert not [path for path in Path("out").rglob("*") if path.is_file()]
 
 
