@@ -111,3 +111,35 @@ def test_what_is_wrong_at_the_smallest_shape(small):
     for wrong in (lambda image: (None, image.float() + 1), lambda image: (None, image.float() * torch.nan)):
         with pytest.raises(ExportError, match="at the smallest shape, 1x32x32; got .*--min-shape"):
             pt2._check_smallest(graph, wrong, manifest, "cpu")
+
+
+def test_the_smallest_shape_is_looked_at_where_an_axis_was_narrowed(small, tmp_path, monkeypatch):
+    """A package that is wrong there alone is not written; the compiler is left out, what is asked of its package is not."""
+    import torch._inductor as inductor
+
+    class Plain(torch.nn.Module):
+        demands = Demands()
+
+        def forward(self, image):
+            x = image.float().permute(0, 3, 1, 2)
+            return x.argmax(1), x
+
+    class Package:
+        def __call__(self, image):
+            logits = image.float().permute(0, 3, 1, 2)
+            return None, logits + (1 if image.shape[1] == 32 else 0)
+
+        def get_metadata(self):
+            return {"AOTI_MACHINE": "x86_64", "AOTI_CPU_ISA": "AVX2"}
+
+    monkeypatch.setattr(inductor, "aoti_compile_and_package", lambda *_, **__: None)
+    monkeypatch.setattr(inductor, "aoti_load_package", lambda _: Package())
+    captured = pt2._captured
+    for narrowed in (True, False):
+        monkeypatch.setattr(pt2, "_captured", lambda *given, now=narrowed: (captured(*given)[0], now))
+        manifest = small(min=32, opt=64, max=128)
+        if narrowed:
+            with pytest.raises(ExportError, match="at the smallest shape, 1x32x32"):
+                write_pt2(Plain(), manifest, tmp_path, Options())
+        else:
+            assert write_pt2(Plain(), manifest, tmp_path, Options()).target.cpu == "x86_64 AVX2"
