@@ -20,7 +20,7 @@ from segdeploy.artifact.layout import Labelling, Layout
 from segdeploy.artifact.quantization import Quantization
 from segdeploy.artifact.verdict import DeviceKind, Parity
 from segdeploy.base.errors import ArtifactError
-from segdeploy.base.records import Struct
+from segdeploy.base.records import Struct, decode_record
 
 SCHEMA = 2
 
@@ -322,20 +322,16 @@ def decode_manifest(data: bytes, source: str) -> Manifest:
     Raises:
         ArtifactError: names the field that is wrong.
     """
-    rebuild = "make the artifact again with: segdeploy export"
-    try:
-        schema = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("schema")
-        if schema is not None and bytes(schema) == b"1":
-            data = msgspec.json.encode(upgrade(msgspec.json.decode(data)))
-        elif schema is not None and bytes(schema) != str(SCHEMA).encode():
-            raise ArtifactError(
-                expected=f"a manifest of schema {SCHEMA} in '{source}'",
-                got=f"schema {bytes(schema).decode(errors='replace')}",
-                fix="use the segdeploy version that made it, or " + rebuild,
-            )
-        return msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as error:
-        raise ArtifactError(expected=f"a valid manifest in '{source}'", got=str(error), fix=rebuild) from error
+    return decode_record(
+        data,
+        Manifest,
+        schema=SCHEMA,
+        what="manifest",
+        source=source,
+        again="make the artifact again with: segdeploy export",
+        error=ArtifactError,
+        upgrade=upgrade,
+    )
 
 
 def upgrade(values: dict[str, Any]) -> dict[str, Any]:

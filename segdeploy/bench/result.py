@@ -14,7 +14,7 @@ from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Format, Precision
 from segdeploy.artifact.verdict import DeviceKind, Verdict
 from segdeploy.base.errors import InputError
-from segdeploy.base.records import Struct
+from segdeploy.base.records import Struct, decode_record
 from segdeploy.images.decode import MAX_PIXELS
 from segdeploy.scores.confusion_matrix import Evaluation
 
@@ -264,17 +264,7 @@ def read_report(path: Path) -> BenchReport:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(expected=f"a report at '{path}'", got=str(error.strerror).lower(), fix="check the path") from error
-    try:
-        schema = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("schema")
-        if schema is not None and bytes(schema) != str(SCHEMA).encode():
-            raise InputError(
-                expected=f"a report of schema {SCHEMA} in '{path}'",
-                got=f"schema {bytes(schema).decode(errors='replace')}",
-                fix="use the segdeploy version that made it, or " + again,
-            )
-        return msgspec.json.decode(data, type=BenchReport)
-    except msgspec.DecodeError as error:
-        raise InputError(expected=f"a valid report in '{path}'", got=str(error), fix=again) from error
+    return decode_record(data, BenchReport, schema=SCHEMA, what="report", source=str(path), again=again, error=InputError)
 
 
 def disagreements(old: BenchReport, new: BenchReport) -> tuple[str, ...]:

@@ -10,12 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Format, Inference, Precision, Resize
 from segdeploy.base.errors import InputError
-from segdeploy.base.records import Struct
+from segdeploy.base.records import Struct, decode_record
 from segdeploy.images.dataset import Sample
 from segdeploy.scores.confusion_matrix import ClassScore, ConfusionMatrix
 
@@ -262,17 +260,7 @@ def decode_report(data: bytes, source: str) -> EvaluationReport:
         InputError: another schema, or not valid; names the field.
     """
     again = "make it again with: segdeploy eval --json FILE"
-    try:
-        schema = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("schema")
-        if schema is not None and bytes(schema) != str(SCHEMA).encode():
-            raise InputError(
-                expected=f"an evaluation of schema {SCHEMA} in '{source}'",
-                got=f"schema {bytes(schema).decode(errors='replace')}",
-                fix="use the segdeploy version that made it, or " + again,
-            )
-        return msgspec.json.decode(data, type=EvaluationReport)
-    except msgspec.DecodeError as error:
-        raise InputError(expected=f"a valid evaluation in '{source}'", got=str(error), fix=again) from error
+    return decode_record(data, EvaluationReport, schema=SCHEMA, what="evaluation", source=source, again=again, error=InputError)
 
 
 def _number(value: float) -> float | None:

@@ -6,23 +6,20 @@ import platform
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from segdeploy.artifact.folder import Artifact
 from segdeploy.artifact.manifest import Manifest, Target
 from segdeploy.artifact.rebuild import export_command
 from segdeploy.base.errors import ArtifactError, BackendError
 from segdeploy.base.versions import version_of
 from segdeploy.runtime.backend import Backend
-from segdeploy.runtime.backends.torch_device import compute_capability, device_name, import_torch, pick_device, synchronize
-from segdeploy.runtime.session import Prediction, Staged, checked_images
+from segdeploy.runtime.backends.torch_device import compute_capability, import_torch
+from segdeploy.runtime.backends.torch_session import TorchSession
 
 # AOTInductor's name -> torch.cpu's. Its own question to the processor (torch._inductor.cpu_vec_isa) needs a C++ compiler.
 _INSTRUCTIONS = {"AVX2": "avx2", "AVX512": "avx512_f", "AVX512_VNNI": "avx512_vnni", "AMX_TILE": "amx_tile"}
 
 
-class Pt2Session:
+class Pt2Session(TorchSession):
     """PyTorch running a compiled package."""
 
     def __init__(self, artifact: Artifact, device: str, threads: int) -> None:
@@ -32,21 +29,20 @@ class Pt2Session:
             BackendError: PyTorch is missing, or the package is for another device than was asked for or is here.
             ArtifactError: it was made by another torch or for another processor, or PyTorch refuses it.
         """
-        self.artifact = artifact
-        self._torch = import_torch("pt2")
+        torch = import_torch("pt2")
         target = artifact.manifest.target or Target(device="cpu")
         if device not in ("auto", target.device):
             raise BackendError(
                 expected=f"a pt2 package for {device}", got=f"one for {target.device}", fix=_rebuild(artifact.manifest, device)
             )
-        if target.device == "cuda" and not self._torch.cuda.is_available():
+        if target.device == "cuda" and not torch.cuda.is_available():
             raise BackendError(
                 expected="a CUDA device to run this pt2 package",
                 got="none that PyTorch can see",
                 fix=_rebuild(artifact.manifest, "cpu"),
             )
-        self._device = pick_device(self._torch, target.device, threads)
-        check_target(self._torch, artifact.manifest)
+        super().__init__(artifact, target.device, threads)
+        check_target(torch, artifact.manifest)
         from torch._C import _aoti
 
         try:
@@ -54,33 +50,10 @@ class Pt2Session:
             self._package: Any = _aoti.AOTIModelPackageLoader(str(artifact.model_path), "model", False, 1, -1)
         except RuntimeError as error:
             raise ArtifactError(
-                expected=f"a package that torch {self._torch.__version__} can load at '{artifact.model_path}'",
+                expected=f"a package that torch {torch.__version__} can load at '{artifact.model_path}'",
                 got=str(error).splitlines()[0],
                 fix=_rebuild(artifact.manifest, target.device),
             ) from error
-
-    @property
-    def device(self) -> str:
-        """Where it runs."""
-        return device_name(self._torch, self._device)
-
-    def run(self, images: NDArray[np.uint8], *, logits: bool = False) -> Prediction:
-        """See ``Session.run``."""
-        mask, raw = self._forward(self.stage(images).data)
-        return Prediction(mask.cpu().numpy(), raw.cpu().numpy() if logits else None)
-
-    def stage(self, images: NDArray[np.uint8]) -> Staged:
-        """See ``Session.stage``."""
-        images = checked_images(images, self.artifact.manifest)
-        batch = self._torch.from_numpy(images).to(self._device)
-        synchronize(self._torch, self._device)
-        count, height, width, _ = images.shape
-        return Staged((count, height, width), batch)
-
-    def execute(self, staged: Staged) -> None:
-        """See ``Session.execute``."""
-        self._forward(staged.data)
-        synchronize(self._torch, self._device)
 
     def _forward(self, batch: Any) -> tuple[Any, Any]:
         with self._torch.inference_mode():

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from segdeploy.artifact.folder import Artifact
 from segdeploy.base.errors import ArtifactError
 from segdeploy.runtime.backend import Backend
-from segdeploy.runtime.backends.torch_device import device_name, import_torch, pick_device, synchronize
+from segdeploy.runtime.backends.torch_session import TorchSession
 from segdeploy.runtime.layer_run import LayerRun
-from segdeploy.runtime.session import Prediction, Staged, checked_images
 
 
-class TorchScriptSession:
+class TorchScriptSession(TorchSession):
     """PyTorch running a scripted graph."""
 
     def __init__(self, artifact: Artifact, device: str, threads: int) -> None:
@@ -27,9 +26,7 @@ class TorchScriptSession:
             BackendError: PyTorch is missing, or CUDA was asked for and there is none.
             ArtifactError: PyTorch refuses the archive.
         """
-        self.artifact = artifact
-        self._torch = import_torch("torchscript")
-        self._device = pick_device(self._torch, device, threads)
+        super().__init__(artifact, device, threads)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit is deprecated: the user chose the format knowingly
             try:
@@ -43,29 +40,6 @@ class TorchScriptSession:
             if self._device.type == "cpu":
                 # Folds weights into oneDNN's own layout, at every load: the layout is this machine's, not the artifact's.
                 self._module = self._torch.jit.optimize_for_inference(self._module)
-
-    @property
-    def device(self) -> str:
-        """Where it runs."""
-        return device_name(self._torch, self._device)
-
-    def run(self, images: NDArray[np.uint8], *, logits: bool = False) -> Prediction:
-        """See ``Session.run``."""
-        mask, raw = self._forward(self.stage(images).data)
-        return Prediction(mask.cpu().numpy(), raw.cpu().numpy() if logits else None)
-
-    def stage(self, images: NDArray[np.uint8]) -> Staged:
-        """See ``Session.stage``."""
-        images = checked_images(images, self.artifact.manifest)
-        batch = self._torch.from_numpy(images).to(self._device)
-        synchronize(self._torch, self._device)
-        count, height, width, _ = images.shape
-        return Staged((count, height, width), batch)
-
-    def execute(self, staged: Staged) -> None:
-        """See ``Session.execute``."""
-        self._forward(staged.data)
-        synchronize(self._torch, self._device)
 
     def _forward(self, batch: Any) -> tuple[Any, Any]:
         # The fusing profiler would specialise on the first shape and recompile on each new one: seconds for a new size.
