@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 @max_pixels_option
 @click.option("--token-file", type=click.Path(path_type=Path), help="Where the token is written, for you alone to read.")
 @click.option("--no-token", is_flag=True, help="Answer whoever reaches the port.")
+@click.option("--page", is_flag=True, help="A page for people too, on loopback: drop a picture, see its classes.")
+@click.option("--page-port", default=0, type=click.IntRange(min=0, max=65535), help="For the page; a free one by default.")
 @click.option("--model-api", is_flag=True, help="Let models be registered and removed while it runs, through its socket.")
 def command(
     mar: Path,
@@ -46,12 +48,15 @@ def command(
     max_pixels: int | None,
     token_file: Path | None,
     no_token: bool,
+    page: bool,
+    page_port: int,
     model_api: bool,
 ) -> None:
     """Serve MAR with TorchServe until Ctrl-C: on loopback, with a token, one model, none loaded or removed from outside.
 
     Ended by Ctrl-C or SIGTERM it takes no more requests, and finishes those that it has.
     """
+    from segdeploy.cli.serve_page import page_beside
     from segdeploy.serve.server import Settings, follow, start
 
     # Killed, or its terminal closed, it must end as on Ctrl-C: finish, and stop. nohup's choice to ignore one stands.
@@ -73,7 +78,7 @@ def command(
     shown = port + 2 if metrics_port is None else metrics_port
     with start(mar, port=port, metrics_port=shown, settings=settings) as server:
         _show(server, model_api=model_api)
-        with contextlib.suppress(KeyboardInterrupt):
+        with page_beside(server.url, server.headers, page_port if page else None), contextlib.suppress(KeyboardInterrupt):
             follow(server, sys.stderr)
         click.echo("finishing what is being answered ...", err=True)
     click.echo("stopped", err=True)

@@ -125,7 +125,6 @@ class Writer:
             {
                 "label": label,
                 "name": names[label],
-                "color": self._manifest.palette[label],
                 "share": shares.get(label, 0.0),
                 "rle": {"size": size, "counts": counts[label]},
             }

@@ -74,19 +74,11 @@ def pack_triton(
 def start_line(repository: Path) -> str:
     """The shell line that serves a repository: on loopback, no model loaded or removed, nothing set from outside."""
     words = [
-        *(
-            "tritonserver",
-            "--model-repository",
-            str(repository),
-            "--model-control-mode",
-            "none",
-            "--strict-readiness",
-            "true",
-            "--disable-auto-complete-config",
-        ),
+        *("tritonserver", "--model-repository", str(repository), "--model-control-mode", "none"),
         *("--http-address", "127.0.0.1", "--grpc-address", "127.0.0.1", "--metrics-address", "127.0.0.1"),
         *("--http-restricted-api", f"{_RESTRICTED}:admin-key={secrets.token_hex(16)}"),
         *("--grpc-restricted-protocol", f"{_RESTRICTED}:admin-key={secrets.token_hex(16)}"),
+        "--disable-auto-complete-config",
     ]
     return shlex.join(words)
 

@@ -70,7 +70,7 @@ function complain(problem, file) {
 
 function show(file, picture, answer, elapsed) {
   const [height, width] = answer.size.labels;
-  const classes = [...answer.classes].sort((a, b) => b.share - a.share);
+  const classes = answer.classes.map((one) => ({ ...one, color: answer.artifact.palette[one.label] })).sort((a, b) => b.share - a.share);
   const labels = new Uint16Array(width * height).fill(NOTHING);
   classes.forEach((one, index) => paintRle(one.rle, index, labels));
   // What was switched off stays off with the next picture.
