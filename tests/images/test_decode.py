@@ -7,7 +7,7 @@ from PIL import Image
 
 from segdeploy.artifact.manifest import Resize
 from segdeploy.base.errors import InputError
-from segdeploy.images.decode import decode_image, list_images, read_image
+from segdeploy.images.decode import MAX_SIDE, decode_image, list_images, read_image
 from segdeploy.images.label_png import encode_png, label_png
 from segdeploy.images.resize import network_size, resize_image, resize_logits
 
@@ -176,3 +176,12 @@ def test_label_png_reads_as_labels_and_shows_colours(count):
     expected = np.array([*palette, *[(224, 224, 192)] * 256], np.uint8)[:255]
     np.testing.assert_array_equal(colours[labels < 255], expected[labels[labels < 255]])
     np.testing.assert_array_equal(colours[labels == 255], np.broadcast_to((224, 224, 192), (int((labels == 255).sum()), 3)))
+
+
+def test_a_side_longer_than_any_jpegs_is_refused():
+    """However few pixels there are: what is made of a side's length would be large all the same."""
+    line = np.zeros((1, MAX_SIDE, 3), np.uint8)
+    assert decode_image(encode_png(line), "a line").shape == line.shape
+    for longer in (np.zeros((1, MAX_SIDE + 1, 3), np.uint8), np.zeros((MAX_SIDE + 1, 1, 3), np.uint8)):
+        with pytest.raises(InputError, match="sides of at most 65,535"):
+            decode_image(encode_png(longer), "a line")
