@@ -136,7 +136,7 @@ def _wanted(request: Request, options: dict[str, str], manifest: Manifest, *, se
 
 def _header_options(text: str) -> list[tuple[str, str]]:
     try:
-        return parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), max_num_fields=20)
+        return parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text))
     except ValueError as error:
         raise InputError(
             expected=f"options as in a query in {OPTIONS}", got=f"'{text[:40]}'", fix="such as as=json&classes=road"
