@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from segdeploy.cli.options import (
+    address_option,
     config_option,
     device_option,
+    engine_option,
     json_option,
     max_pixels_option,
     print_table,
@@ -37,6 +40,11 @@ _LINES_SHOWN = 20
 @click.option("--scales", metavar="R,R,...", help="Average predictions at these factors of the image's own size.")
 @click.option("--flip", is_flag=True, help="Average with the mirrored image.")
 @click.option("--processes", default=1, show_default=True, type=click.IntRange(min=1), help="Share images and threads.")
+@engine_option
+@address_option
+@click.option(
+    "--journal", type=click.Path(path_type=Path), help="With ray: keeps what is counted; a later run goes on from it."
+)
 @click.option("--confusion", type=click.Path(path_type=Path), help="Draw the confusion matrix: a .svg or .png file.")
 @config_option
 @device_option
@@ -54,6 +62,9 @@ def command(
     scales: str | None,
     flip: bool,
     processes: int,
+    engine: str,
+    address: str | None,
+    journal: Path | None,
     confusion: Path | None,
     config: str | None,
     device: str,
@@ -81,6 +92,12 @@ def command(
         check_confusion_path(confusion)
     artifact = with_inference(resolve_target(target, config), mode, crop_size, step)  # type: ignore[arg-type]
     root, samples = resolve_samples(artifact, data, split)
+    counting = None
+    if engine == "ray":
+        from segdeploy.serve.ray_batch import Spread, tally_in_ray
+
+        spread = Spread(processes, device, threads, address, max_pixels or MAX_PIXELS)  # type: ignore[arg-type]  # as below
+        counting = partial(tally_in_ray, artifact, samples[:limit], spread, augmentation=augmentation, journal=journal)
     report = evaluate_artifact(
         artifact,
         samples[:limit],
@@ -93,6 +110,7 @@ def command(
         augmentation=augmentation,
         max_pixels=max_pixels or MAX_PIXELS,
         command=typed_command(),
+        counting=counting,
     )
     show_evaluation(report)
     write_json(json_path, report)

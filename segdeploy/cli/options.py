@@ -31,6 +31,16 @@ checkpoint_option = click.option(
 max_pixels_option = click.option(
     "--max-pixels", type=click.IntRange(min=1), help="Of a picture; larger ones are not decoded. 64,000,000 by default."
 )
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray spreads the files with Ray Data, and goes on where a run before it ended.",
+)
+address_option = click.option(
+    "--address", metavar="HOST:PORT", help="With ray: of a running cluster; by default one starts here."
+)
 json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here too.")
 
 

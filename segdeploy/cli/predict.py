@@ -7,8 +7,10 @@ from pathlib import Path
 import click
 
 from segdeploy.cli.options import (
+    address_option,
     config_option,
     device_option,
+    engine_option,
     json_option,
     max_pixels_option,
     resolve_target,
@@ -27,6 +29,9 @@ from segdeploy.cli.options import (
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Pictures or frames at once.")
 @click.option("--url", help="Let a running server do it: http://HOST:8080/predictions/NAME.")
 @click.option("--at-once", default=4, show_default=True, type=click.IntRange(min=1), help="With --url: pictures on their way.")
+@engine_option
+@click.option("--processes", default=1, show_default=True, type=click.IntRange(min=1), help="With ray: that have the model.")
+@address_option
 @max_pixels_option
 @config_option
 @device_option
@@ -42,6 +47,9 @@ def command(
     batch: int,
     url: str | None,
     at_once: int,
+    engine: str,
+    processes: int,
+    address: str | None,
     max_pixels: int | None,
     config: str | None,
     device: str,
@@ -80,6 +88,11 @@ def command(
             raise InputError(expected="pictures alone with --url: the server has its model", got=got, fix="leave them out")
         with Client(url) as client:
             outcome = predict_remote(client, jobs, drawing, at_once=at_once, max_pixels=limit)
+    elif engine == "ray":
+        from segdeploy.serve.ray_batch import Spread, predict_in_ray
+
+        spread = Spread(processes, device, threads, address, limit)  # type: ignore[arg-type]  # click.Choice holds it
+        outcome = predict_in_ray(resolve_target(first if named else None, config), jobs, drawing, out, spread)
     else:
         artifact = resolve_target(first if named else None, config)
         with open_session(artifact, device, threads) as session:  # type: ignore[arg-type]  # click.Choice holds it

@@ -6,18 +6,19 @@ import contextlib
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from segdeploy.cli.options import max_pixels_option
+from segdeploy.cli.options import address_option, max_pixels_option
 
 if TYPE_CHECKING:
     from segdeploy.serve.server import Server
 
 
 @click.command("serve")
-@click.argument("mar", type=click.Path(path_type=Path))
+@click.argument("mar", metavar="MAR|ARTIFACT", type=click.Path(path_type=Path))
+@click.option("--engine", default="torchserve", show_default=True, type=click.Choice(["torchserve", "ray"]))
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(min=1, max=65535), help="For predictions.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Anything else wants a proxy that encrypts.")
 @click.option("--metrics-port", type=click.IntRange(min=0, max=65535), help="For Prometheus; by default two above --port.")
@@ -30,6 +31,21 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     help="With batches: ms that a request waits. As packed by default.",
 )
+@click.option("--name", help="With ray: of the model, as it stands in the URL; by default the artifact's name.")
+@click.option(
+    "--replicas", default="1", show_default=True, metavar="N|MIN:MAX", help="With ray: processes; MIN:MAX by the load."
+)
+@click.option("--cpus", type=click.IntRange(min=1), help="With ray: of a replica; by default they share this machine's.")
+@click.option("--gpus", default=0, show_default=True, type=click.IntRange(0, 1), help="With ray: of a replica.")
+@click.option(
+    "--queue",
+    default=100,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="With ray: that wait; more are told 503.",
+)
+@address_option
+@click.option("--unverified", is_flag=True, help="With ray: serve it in spite of its parity verdict.")
 @max_pixels_option
 @click.option("--token-file", type=click.Path(path_type=Path), help="Where the token is written, for you alone to read.")
 @click.option("--no-token", is_flag=True, help="Answer whoever reaches the port.")
@@ -38,6 +54,7 @@ if TYPE_CHECKING:
 @click.option("--model-api", is_flag=True, help="Let models be registered and removed while it runs, through its socket.")
 def command(
     mar: Path,
+    engine: str,
     port: int,
     host: str,
     metrics_port: int | None,
@@ -45,6 +62,13 @@ def command(
     workers: int | None,
     batch_size: int | None,
     delay_ms: int | None,
+    name: str | None,
+    replicas: str,
+    cpus: int | None,
+    gpus: int,
+    queue: int,
+    address: str | None,
+    unverified: bool,
     max_pixels: int | None,
     token_file: Path | None,
     no_token: bool,
@@ -53,6 +77,8 @@ def command(
     model_api: bool,
 ) -> None:
     """Serve MAR with TorchServe until Ctrl-C: on loopback, with a token, one model, none loaded or removed from outside.
+
+    With --engine ray an ARTIFACT is served by Ray Serve, on this machine alone or on a running cluster.
 
     Ended by Ctrl-C or SIGTERM it takes no more requests, and finishes those that it has.
     """
@@ -63,6 +89,15 @@ def command(
     for kind in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(kind) is not signal.SIG_IGN:
             signal.signal(kind, signal.default_int_handler)
+    if engine == "ray":
+        from segdeploy.cli.serve_ray import serve_ray
+
+        told: dict[str, Any] = {"batch_size": batch_size, "batch_delay_ms": delay_ms, "max_pixels": max_pixels}
+        told = {key: value for key, value in told.items() if value is not None}
+        told |= {"cpus": cpus, "gpus": gpus, "max_queued": queue, "name": name}
+        where = {"host": host, "port": port, "address": address, "token_file": token_file}
+        serve_ray(mar, replicas, told, where, no_token=no_token, unverified=unverified)
+        return
     settings = Settings(
         host=host,
         metrics_host=metrics_host,
