@@ -1,0 +1,84 @@
+"""``segdeploy serve --engine ray`` as a process: how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("ray", reason="ray is not installed")
+httpx = pytest.importorskip("httpx", reason="httpx is not installed")
+psutil = pytest.importorskip("psutil", reason="psutil is not installed")
+pytestmark = pytest.mark.slow
+_MARK = "SEGDEPLOY_TEST_RAY"  # in the environment of every process that the command starts, and theirs
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGKILL])
+def test_what_was_taken_is_answered_and_no_process_is_left(onnx_artifact, encoded, tmp_path, kind):
+    """Told to end, it finishes; killed, it cannot, but its cluster ends with it, and nobody waits for ever."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    token = tmp_path / "authorization"
+    words = [sys.executable, "-m", "segdeploy", "serve", str(onnx_artifact.folder), "--engine", "ray", "--unverified"]
+    mine = {**os.environ, _MARK: str(tmp_path)}
+    process = subprocess.Popen(
+        [*words, "--port", str(port), "--name", "tiny", "--token-file", str(token)], env=mine, stdout=subprocess.PIPE, text=True
+    )
+    answers, stop = [], threading.Event()
+
+    def ask():
+        headers = dict([token.read_text().strip().split(": ", 1)])
+        with httpx.Client(trust_env=False, timeout=30) as client:
+            while not stop.is_set():
+                try:
+                    answer = client.post(f"http://127.0.0.1:{port}/predictions/tiny", content=encoded[0], headers=headers)
+                    answers.append(answer.status_code)
+                except httpx.ConnectError:  # noqa: PERF203  nobody listens any more
+                    return
+                except httpx.TransportError as error:
+                    answers.append(error)
+
+    try:
+        assert process.stdout.readline() == f"ready: http://127.0.0.1:{port}/predictions/tiny\n"
+        assert len(_marked(tmp_path)) > 4
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for one in threads:
+            one.start()
+        time.sleep(1.5)
+        process.send_signal(kind)
+        code = process.wait(90)
+        deadline = time.monotonic() + 30
+        while _marked(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        left = _marked(tmp_path)
+    finally:
+        stop.set()
+        process.kill()
+        process.stdout.close()
+        for one in _marked(tmp_path):
+            one.kill()
+    for one in threads:
+        one.join(60)
+    assert [one.name() for one in left] == []
+    assert answers.count(200) > 10
+    if kind == signal.SIGTERM:
+        assert code == 0
+        assert {one for one in answers if one != 200} <= {404, 503}  # of requests that came while it ended
+
+
+def _marked(value):
+    found = []
+    for one in psutil.process_iter():
+        try:
+            if one.environ().get(_MARK) == str(value) and one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one)
+        except psutil.Error:  # noqa: PERF203  it has ended meanwhile
+            continue
+    return found
