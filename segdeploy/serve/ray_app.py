@@ -27,8 +27,8 @@ from segdeploy.serve.request import Answer, Request
 
 HEALTH_PERIOD_S = 10.0
 _DRAIN_S = 60.0
-# Upper ends in ms of a stage: of what takes less than a millisecond on a GPU, and seconds on a CPU.
-_BUCKETS_MS = [1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 10000.0]
+# Upper ends in seconds of a stage: of what takes less than a millisecond on a GPU, and seconds on a CPU.
+_BUCKETS_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]
 
 
 class RaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -175,7 +175,7 @@ def _observer(model: str) -> Observer:
     for one in METRICS:
         told = {"description": one.help, "tag_keys": ("model", *one.labels)}
         kind = {"counter": metrics.Counter, "gauge": metrics.Gauge, "histogram": metrics.Histogram}[one.kind]
-        further = {"boundaries": _BUCKETS_MS} if one.kind == "histogram" else {}
+        further = {"boundaries": _BUCKETS_S} if one.kind == "histogram" else {}
         families[one.name] = kind(one.name, **told, **further)
 
     def observe(metric: Metric, value: float, labels: Any) -> None:

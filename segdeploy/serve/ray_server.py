@@ -6,8 +6,10 @@ import contextlib
 import hashlib
 import os
 import secrets
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,7 +104,8 @@ def ray_cluster(address: str | None, cpus: int | None = None) -> Iterator[None]:
     place = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
     try:
         try:
-            ray.init(**_options(address, cpus, place.name))
+            with _own_signals():
+                ray.init(**_options(address, cpus, place.name))
         except (ConnectionError, ValueError) as error:
             raise ServeError(expected=f"a Ray cluster at {address}", got=str(error), fix="check --address") from error
         yield
@@ -152,6 +155,19 @@ def _serving(host: str, port: int, *, embedded: bool) -> Iterator[None]:
         serve.delete(_APPLICATION)
         if embedded:
             serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts handlers of its own in the place of ours, which print a trace and abort: ours are put back."""
+    ours = threading.current_thread() is threading.main_thread()
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)} if ours else {}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            if handler is not None:
+                signal.signal(kind, handler)
 
 
 def _options(address: str | None, cpus: int | None, place: str) -> dict[str, Any]:
