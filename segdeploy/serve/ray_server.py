@@ -154,7 +154,7 @@ def _serving(host: str, port: int, *, embedded: bool) -> Iterator[None]:
         # The application first: its replicas finish what they have. Serve itself goes only where we have started it.
         serve.delete(_APPLICATION)
         if embedded:
-            serve.shutdown()  # type: ignore[no-untyped-call]
+            serve.shutdown()
 
 
 @contextlib.contextmanager
