@@ -154,6 +154,7 @@ def _serving(host: str, port: int, *, embedded: bool) -> Iterator[None]:
         # The application first: its replicas finish what they have. Serve itself goes only where we have started it.
         serve.delete(_APPLICATION)
         if embedded:
+            time.sleep(_POLL_S)  # for answers that are on their way to a slow client: the proxy is ended at once
             serve.shutdown()
 
 

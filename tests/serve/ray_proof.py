@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -43,12 +44,12 @@ def main():
         with start_ray(settings, port=port, address=cluster.address) as server:
             same = asyncio.run(load(server.url, bodies, [right], 1000, rate=None))
             print("1,000 requests:", dict(same))
-            removal = asyncio.run(load(server.url, bodies, [right], 600, rate=20, act=lambda: remove(cluster, node)))
+            removal = under_load(lambda: remove(cluster, node), server.url, bodies, [right])
             print("a node removed:", dict(removal))
             back = asyncio.run(load(server.url, bodies, [right], 200, rate=20))
             print("afterwards:", dict(back))
             new = msgspec.structs.replace(settings, artifact=str(second))
-            swap = asyncio.run(load(server.url, bodies, [right, other], 600, rate=20, act=lambda: deploy(new)))
+            swap = under_load(lambda: deploy(new), server.url, bodies, [right, other])
             print("redeployed:", dict(swap))
             after = asyncio.run(load(server.url, bodies, [other], 100, rate=20))
             print("afterwards:", dict(after))
@@ -66,8 +67,8 @@ def answers_of(folder, bodies):
         return [predictor.answer([Request(body)])[0].body for body in bodies]
 
 
-async def load(url, bodies, rights, count, *, rate, act=None):
-    """So many requests: 8 at once, or so many a second whatever comes back; after a quarter of them something is done."""
+async def load(url, bodies, rights, count, *, rate):
+    """So many requests: 8 at once, or so many a second whatever comes back."""
     counted = Counter()
     gate = asyncio.Semaphore(8 if rate is None else count)
 
@@ -86,17 +87,22 @@ async def load(url, bodies, rights, count, *, rate, act=None):
             counted[str(answer.status_code) if answer.status_code >= 500 else f"WRONG: {answer.status_code}"] += 1
 
     async with httpx.AsyncClient(timeout=60, trust_env=False, limits=httpx.Limits(max_connections=None)) as client:
-        tasks, doing = [], None
+        tasks = []
         for index in range(count):
             tasks.append(asyncio.create_task(one(client, index)))
             if rate is not None:
                 await asyncio.sleep(1 / rate)
-            if act is not None and index == count // 4:
-                doing = asyncio.create_task(asyncio.to_thread(act))
         await asyncio.gather(*tasks)
-        if doing is not None:
-            await doing
     return counted
+
+
+def under_load(act, url, bodies, rights):
+    """20 requests a second for half a minute; after some seconds something is done, in the main thread, as Ray wants it."""
+    with ThreadPoolExecutor(1) as pool:
+        counted = pool.submit(lambda: asyncio.run(load(url, bodies, rights, 600, rate=20)))
+        time.sleep(7)
+        act()
+        return counted.result()
 
 
 def remove(cluster, node):

@@ -40,6 +40,8 @@ def test_what_was_taken_is_answered_and_no_process_is_left(onnx_artifact, encode
                 try:
                     answer = client.post(f"http://127.0.0.1:{port}/predictions/tiny", content=encoded[0], headers=headers)
                     answers.append(answer.status_code)
+                    if answer.status_code != 200:  # the server ends: no more of ours
+                        return
                 except httpx.ConnectError:  # noqa: PERF203  nobody listens any more
                     return
                 except httpx.TransportError as error:
