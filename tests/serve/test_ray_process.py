@@ -33,24 +33,10 @@ def test_what_was_taken_is_answered_and_no_process_is_left(onnx_artifact, encode
     )
     answers, stop = [], threading.Event()
 
-    def ask():
-        headers = dict([token.read_text().strip().split(": ", 1)])
-        with httpx.Client(trust_env=False, timeout=30) as client:
-            while not stop.is_set():
-                try:
-                    answer = client.post(f"http://127.0.0.1:{port}/predictions/tiny", content=encoded[0], headers=headers)
-                    answers.append(answer.status_code)
-                    if answer.status_code != 200:  # the server ends: no more of ours
-                        return
-                except httpx.ConnectError:  # noqa: PERF203  nobody listens any more
-                    return
-                except httpx.TransportError as error:
-                    answers.append(error)
-
     try:
         assert process.stdout.readline() == f"ready: http://127.0.0.1:{port}/predictions/tiny\n"
         assert len(_marked(tmp_path)) > 4
-        threads = [threading.Thread(target=ask) for _ in range(4)]
+        threads = [threading.Thread(target=_ask, args=(port, token, encoded[0], answers, stop)) for _ in range(4)]
         for one in threads:
             one.start()
         time.sleep(1.5)
@@ -73,6 +59,23 @@ def test_what_was_taken_is_answered_and_no_process_is_left(onnx_artifact, encode
     if kind == signal.SIGTERM:
         assert code == 0
         assert {one for one in answers if one != 200} <= {404, 503}  # of requests that came while it ended
+
+
+def _ask(port, token, body, answers, stop):
+    """One request after the other, until one gets no mask."""
+    headers = dict([token.read_text().strip().split(": ", 1)])
+    with httpx.Client(trust_env=False, timeout=30) as client:
+        while not stop.is_set():
+            try:
+                answers.append(
+                    client.post(f"http://127.0.0.1:{port}/predictions/tiny", content=body, headers=headers).status_code
+                )
+            except httpx.ConnectError:  # nobody listens any more
+                return
+            except httpx.TransportError as error:
+                answers.append(error)
+            if answers[-1] != 200:
+                return
 
 
 def _marked(value):
