@@ -4,10 +4,11 @@
 #   docker run --rm --read-only --tmpfs /tmp --shm-size 1g --cap-drop ALL --security-opt no-new-privileges \
 #     -p 127.0.0.1:8000:8000 -p 127.0.0.1:8001:8001 -v "$PWD/model_repository:/models:ro" segdeploy-triton
 FROM nvcr.io/nvidia/tritonserver:25.08-py3
-COPY pyproject.toml README.md constraints.txt /src/
+COPY pyproject.toml README.md /src/
 COPY configs /src/configs
 COPY segdeploy /src/segdeploy
-RUN python3 -m pip install --no-cache-dir --break-system-packages -c /src/constraints.txt '/src[onnx]'
+# Triton 2.51's Python backend reads every request wrongly with NumPy 2; OpenCV of before 4.12 takes NumPy 1.
+RUN python3 -m pip install --no-cache-dir --break-system-packages '/src[onnx]' 'numpy<2' 'opencv-python-headless<4.12'
 ENV HOME=/tmp PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /tmp
