@@ -1,6 +1,6 @@
 # TorchServe on an NVIDIA GPU, with ONNX Runtime's CUDA provider. Needs the NVIDIA container toolkit on the host.
 #   docker build -f docker/gpu.Dockerfile -t segdeploy-gpu .
-#   docker run --rm --gpus all --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+#   docker run --rm --gpus all --read-only --tmpfs /tmp:exec --cap-drop ALL --security-opt no-new-privileges \
 #     -p 127.0.0.1:8080:8080 -v "$PWD/model_store:/models:ro" segdeploy-gpu /models/upernet.mar
 # CUDA's version must be the one that the onnxruntime-gpu of the build asks for: its release notes say which.
 FROM nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04 AS base

@@ -96,7 +96,7 @@ def command(
         told = {key: value for key, value in told.items() if value is not None}
         told |= {"cpus": cpus, "gpus": gpus, "max_queued": queue, "name": name}
         where = {"host": host, "port": port, "address": address, "token_file": token_file}
-        serve_ray(mar, replicas, told, where, no_token=no_token, unverified=unverified)
+        serve_ray(mar, replicas, told, where, no_token=no_token, unverified=unverified, page_port=page_port if page else None)
         return
     settings = Settings(
         host=host,

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from segdeploy.cli.options import warn_of_random_weights
+from segdeploy.cli.serve_page import page_beside
 
 
 def serve_ray(
@@ -21,6 +22,7 @@ def serve_ray(
     *,
     no_token: bool,
     unverified: bool,
+    page_port: int | None,
 ) -> None:
     """Serve an artifact until Ctrl-C.
 
@@ -31,6 +33,7 @@ def serve_ray(
         where: what ``start_ray`` takes; ``token_file`` None for a temporary place.
         no_token: ask for no token.
         unverified: in spite of its verdict.
+        page_port: of a page beside it, 0 for a free one; None for no page.
     """
     from segdeploy.artifact.folder import open_artifact
     from segdeploy.base.machine import usable_cpus
@@ -54,7 +57,9 @@ def serve_ray(
             click.echo(f"ready: {server.url}")
             click.echo(f"  curl -s {shown}{server.url} -T IMAGE.jpg -o mask.png")
             click.echo(f"Open Inference Protocol: {server.base}/v2/models/{name}")
-            with contextlib.suppress(KeyboardInterrupt):
+            name_and_value = header.read_text().strip().split(": ", 1) if header else []
+            passed = {name_and_value[0]: name_and_value[1]} if name_and_value else {}
+            with page_beside(server.url, passed, page_port), contextlib.suppress(KeyboardInterrupt):
                 follow_ray()
             click.echo("finishing what is being answered ...", err=True)
     click.echo("stopped", err=True)
