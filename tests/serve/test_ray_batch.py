@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from segdeploy.cli.eval import command as evaluate
+from segdeploy.cli.predict import command as predict
 from segdeploy.images.dataset import find_samples
 from segdeploy.runtime.evaluation import tally
 from segdeploy.runtime.files import Drawing, find_jobs, predict_files
@@ -92,3 +97,22 @@ def test_eval_counts_the_same_and_nothing_twice(address, onnx_artifact, labelled
     monkeypatch.setattr(ray_batch, "ray_cluster", None)
     again = tally_in_ray(onnx_artifact, samples, spread, journal=journal)
     assert np.array_equal(again.matrix.counts, expected.matrix.counts)
+
+
+def test_both_commands_take_it(address, onnx_artifact, encoded, labelled_root, tmp_path):
+    """``--engine ray --address`` of predict and eval, as typed."""
+    (tmp_path / "x.png").write_bytes(encoded[0])
+    spread = ["--engine", "ray", "--address", address, "--threads", "1"]
+    predicted = CliRunner().invoke(
+        predict, [str(onnx_artifact.folder), str(tmp_path / "x.png"), "--out", str(tmp_path), *spread]
+    )
+    assert predicted.exit_code == 0, predicted.output
+    assert (tmp_path / "x_mask.png").is_file()
+    words = [str(onnx_artifact.folder), "--data", str(labelled_root), "--threads", "1", "--json"]
+    told = []
+    for name, more in (("here", []), ("there", spread[:4])):
+        ended = CliRunner().invoke(evaluate, [*words, str(tmp_path / f"{name}.json"), *more])
+        assert ended.exit_code == 0, ended.output
+        told.append(json.loads((tmp_path / f"{name}.json").read_text()))
+    assert told[0]["classes"] == told[1]["classes"]
+    assert told[0]["miou"] == told[1]["miou"]

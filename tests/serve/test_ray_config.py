@@ -7,8 +7,11 @@ import stat
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from segdeploy.base.errors import ArtifactError, InputError
+from segdeploy.cli.pack import command
+from segdeploy.cli.serve_ray import parse_replicas
 from segdeploy.serve.ray_app import RaySettings, fetch
 from segdeploy.serve.ray_config import pack_ray
 
@@ -65,3 +68,27 @@ def test_an_artifact_is_fetched_from_an_address(onnx_artifact, tmp_path):
     }
     with pytest.raises(ArtifactError, match="nowhere"):
         fetch((tmp_path / "nowhere").as_uri())
+
+
+def test_pack_writes_them_and_says_what_is_next(onnx_artifact, copied, tmp_path):
+    """Where the artifact lies in the image, and how to ask; not the token."""
+    out = tmp_path / "out"
+    words = [copied(onnx_artifact).folder, "--to", "ray", "--out", out, "--unverified", "--workers", 2]
+    ended = CliRunner().invoke(command, list(map(str, words)))
+    assert ended.exit_code == 0, ended.output
+    assert "COPY" in ended.output
+    assert {one.name for one in out.iterdir()} == {"tiny.serve.yaml", "tiny.rayservice.yaml", "tiny.authorization"}
+    assert (out / "tiny.authorization").read_text().split()[-1] not in ended.output
+
+
+@pytest.mark.parametrize(("text", "bounds"), [("1", (1, 1)), ("3", (3, 3)), ("1:4", (1, 4))])
+def test_replicas_are_a_number_or_bounds(text, bounds):
+    """One number is both."""
+    assert parse_replicas(text) == bounds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0:2", "3:2", "x", "1:", ":2", "-1", "1:2:3", "99999"])
+def test_other_replicas_are_refused(text):
+    """In one line."""
+    with pytest.raises(InputError, match="--replicas"):
+        parse_replicas(text)

@@ -35,7 +35,10 @@ def test_what_was_taken_is_answered_and_no_process_is_left(onnx_artifact, encode
 
     try:
         assert process.stdout.readline() == f"ready: http://127.0.0.1:{port}/predictions/tiny\n"
-        assert len(_marked(tmp_path)) > 4
+        running = _marked(tmp_path)
+        assert len(running) > 4
+        if kind == signal.SIGTERM:  # once is enough
+            _check_that_strangers_are_refused(running)
         threads = [threading.Thread(target=_ask, args=(port, token, encoded[0], answers, stop)) for _ in range(4)]
         for one in threads:
             one.start()
@@ -59,6 +62,20 @@ def test_what_was_taken_is_answered_and_no_process_is_left(onnx_artifact, encode
     if kind == signal.SIGTERM:
         assert code == 0
         assert {one for one in answers if one != 200} <= {404, 503}  # of requests that came while it ended
+
+
+def _check_that_strangers_are_refused(running):
+    """Who has not Ray's own token runs nothing on the cluster, from this machine neither."""
+    words = next(one.cmdline() for one in running if any("--gcs-address=" in word for word in one.cmdline()))
+    address = next(word for word in words if "--gcs-address=" in word).partition("=")[2]
+    code = f"import ray; ray.init(address='{address}'); print(ray.get(ray.remote(lambda: 'ran').remote()))"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    tried = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert tried.returncode == 1
+    assert "ConnectionError" in tried.stderr
+    assert "ran" not in tried.stdout
 
 
 def _ask(port, token, body, answers, stop):
