@@ -356,3 +356,11 @@ def test_every_error_has_its_three_parts(write, tmp_path):
         assert not {"None", ""} & {error.expected, error.got, error.fix}, error
         assert str(artifact.folder) in str(error)
     assert open_artifact(artifact.folder) == artifact
+
+
+def test_what_it_was_packed_despite_of_stays(write):
+    """A later packing adds to it and takes nothing back."""
+    artifact = write()
+    for despite in (["noise only"], ["no passed verdict"], []):
+        record_packed(artifact, despite)
+    assert open_artifact(artifact.folder).manifest.packed_despite == ("noise only", "no passed verdict")

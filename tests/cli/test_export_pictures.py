@@ -64,3 +64,12 @@ def test_noise_is_said_loudly(asked, monkeypatch):
     assert found.noise
     assert "VERIFIED ON SEEDED NOISE" in told
     assert Path("exports/tiny/onnx-fp32/manifest.json").is_file()
+
+
+def test_the_fit_is_in_the_manifest(asked):
+    """What was asked for is what predictions will do."""
+    from segdeploy.artifact.folder import open_artifact
+
+    for fit in ("pad", "resize"):
+        asked("--fit", fit)
+        assert open_artifact(Path("exports/tiny/onnx-fp32")).manifest.fit.mode == fit
