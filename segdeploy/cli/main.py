@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("segdeploy.cli.verify", "Hold artifacts against the checkpoint that they came from."),
     "bench": ("segdeploy.cli.bench", "Latency and mIoU of every backend, side by side."),
     "compare": ("segdeploy.cli.compare", "What changed between two evaluations, or two benchmark runs."),
-    "pack": ("segdeploy.cli.pack", "Make a TorchServe archive (.mar) from an artifact."),
+    "pack": ("segdeploy.cli.pack", "Make what TorchServe, Ray or Triton serves from an artifact."),
     "serve": ("segdeploy.cli.serve", "Start TorchServe with an archive and safe settings."),
     "zoo": ("segdeploy.cli.zoo", "Which of mmseg's architectures export, proven one by one."),
     "inspect": ("segdeploy.cli.inspect", "Show what an artifact is and where it came from."),
