@@ -48,3 +48,14 @@ def test_other_shapes_are_run_in_between(make_manifest):
     between = seen[2 : seen.index((1, 16, 24), 2)]
     assert {shape[1:] for shape in between} == {(8, 8), (64, 64)}
     assert seen[2 + len(between)] == (1, 16, 24)
+
+
+def test_what_ran_it_is_named(onnx_artifact, images_folder):
+    """The device, what runs the candidate there, and the processor's model."""
+    from segdeploy.base.machine import cpu_model
+    from segdeploy.parity.inputs import pictures_of_folder
+    from segdeploy.parity.verify import verify
+
+    pictures = pictures_of_folder(images_folder, 1)
+    parity = verify(onnx_artifact, inputs=pictures, shapes=[(1, 64, 96)], device="cpu", record=False)
+    assert (parity.device, parity.provider, parity.processor) == ("cpu", "CPUExecutionProvider", cpu_model())
