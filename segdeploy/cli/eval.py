@@ -16,6 +16,7 @@ from segdeploy.cli.options import (
     json_option,
     max_pixels_option,
     print_table,
+    refuse_others,
     resolve_samples,
     resolve_target,
     threads_option,
@@ -85,6 +86,7 @@ def command(
     from segdeploy.runtime.predictor import with_inference
     from segdeploy.scores.confusion_plot import check_confusion_path, draw_confusion
 
+    refuse_others(click.get_current_context(), engine, {"ray": ("address", "journal")})
     augmentation = Augmentation(_parse_scales(scales), flip)
     crop_size = parse_size(crop, "--crop") if crop else None
     step = parse_size(stride, "--stride") if stride else None

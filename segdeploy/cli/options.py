@@ -44,6 +44,24 @@ address_option = click.option(
 json_option = click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures here too.")
 
 
+def refuse_others(context: click.Context, chosen: str, names: Mapping[str, Collection[str]]) -> None:
+    """Refuse options that were typed and that belong to another engine than the one that was chosen.
+
+    Args:
+        context: of the command that runs.
+        chosen: the engine.
+        names: engine -> names of the options that it alone takes.
+
+    Raises:
+        click.UsageError: naming the first of them.
+    """
+    for engine, theirs in names.items():
+        for parameter in context.command.params:
+            typed = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+            if engine != chosen and parameter.name in theirs and typed:
+                raise click.UsageError(f"{parameter.opts[0]} is for --engine {engine}, not {chosen}")
+
+
 def one_of(names: Sequence[str]) -> str:
     """For a help text: ``a, b or c``."""
     return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -13,6 +13,7 @@ from segdeploy.cli.options import (
     engine_option,
     json_option,
     max_pixels_option,
+    refuse_others,
     resolve_target,
     threads_option,
     write_json,
@@ -70,6 +71,7 @@ def command(
     from segdeploy.serve.client import Client
     from segdeploy.serve.remote import predict_remote
 
+    refuse_others(click.get_current_context(), engine, {"local": ("batch", "url"), "ray": ("processes", "address")})
     first = paths[0]
     named = first.suffix == ".pth" or (first / MANIFEST_NAME).is_file()
     if not paths[named:]:

@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segdeploy.cli.options import address_option, max_pixels_option
+from segdeploy.cli.options import address_option, max_pixels_option, refuse_others
 
 if TYPE_CHECKING:
     from segdeploy.serve.server import Server
+
+
+_OPTIONS = {
+    "torchserve": ("metrics_port", "metrics_host", "workers", "model_api"),
+    "ray": ("name", "replicas", "cpus", "gpus", "queue", "address", "unverified"),
+}
 
 
 @click.command("serve")
@@ -85,6 +91,7 @@ def command(
     from segdeploy.cli.serve_page import page_beside
     from segdeploy.serve.server import Settings, follow, start
 
+    refuse_others(click.get_current_context(), engine, _OPTIONS)
     # Killed, or its terminal closed, it must end as on Ctrl-C: finish, and stop. nohup's choice to ignore one stands.
     for kind in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(kind) is not signal.SIG_IGN:

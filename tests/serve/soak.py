@@ -80,24 +80,26 @@ def main():
     print(f"{options.requests} requests in {taken:.0f} s, {options.requests / taken:.1f}/s: {dict(counted)}")
     failed = sum(counted.values()) != options.requests or any(name[:5] in ("LOST:", "WRONG") for name in counted)
     if memory:
-        print("memory in MB:", " ".join(f"{one / 1e6:.0f}" for one in memory))
+        print("memory in MB:", " ".join(f"{sum(one.values()) / 1e6:.0f}" for one in memory))
         warm = memory[len(memory) // 4]  # by then every buffer has been made
-        growth = memory[-1] / warm - 1
+        growth = sum(memory[-1].values()) / sum(warm.values()) - 1
+        for name in sorted(memory[-1], key=lambda one: warm.get(one, 0) - memory[-1][one])[:4]:
+            print(f"  {name}: {warm.get(name, 0) / 1e6:.0f} to {memory[-1][name] / 1e6:.0f} MB")
         print(f"growth from the first quarter to the end: {100 * growth:+.1f} %")
         failed |= growth > _GROWTH
     return int(failed)
 
 
 def _own_bytes(pid):
-    """Of a process and all below it: pages that no other has too, so that what is shared is not counted anew."""
-    total = 0
+    """Of a process and of each below it: pages that no other has too, so that what is shared is not counted anew."""
+    found = {}
     root = psutil.Process(pid)
     for process in (root, *root.children(recursive=True)):
         try:
-            total += process.memory_full_info().uss
+            found[f"{process.name()} {process.pid}"] = process.memory_full_info().uss
         except psutil.Error:  # noqa: PERF203  it has ended meanwhile
             continue
-    return total
+    return found
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from segdeploy.base.errors import ArtifactError, InputError
+from segdeploy.cli.eval import command as evaluate
 from segdeploy.cli.pack import command
+from segdeploy.cli.predict import command as predict
+from segdeploy.cli.serve import command as serve
 from segdeploy.cli.serve_ray import parse_replicas
 from segdeploy.serve.ray_app import RaySettings, fetch
 from segdeploy.serve.ray_config import pack_ray
@@ -92,3 +95,20 @@ def test_other_replicas_are_refused(text):
     """In one line."""
     with pytest.raises(InputError, match="--replicas"):
         parse_replicas(text)
+
+
+@pytest.mark.parametrize(
+    ("called", "words", "told"),
+    [
+        (serve, ["x", "--engine", "ray", "--workers", "2"], "--workers is for --engine torchserve, not ray"),
+        (serve, ["x.mar", "--replicas", "2"], "--replicas is for --engine ray, not torchserve"),
+        (predict, ["x.png", "--out", "o", "--processes", "2"], "--processes is for --engine ray, not local"),
+        (predict, ["x.png", "--out", "o", "--engine", "ray", "--url", "http://x/"], "--url is for --engine local, not ray"),
+        (evaluate, ["x", "--journal", "j"], "--journal is for --engine ray, not local"),
+    ],
+)
+def test_options_of_another_engine_are_refused(called, words, told):
+    """None is taken and then does nothing."""
+    ended = CliRunner().invoke(called, words)
+    assert ended.exit_code == 2
+    assert told in ended.output
