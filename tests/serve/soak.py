@@ -79,15 +79,18 @@ def main():
     taken = time.monotonic() - started
     print(f"{options.requests} requests in {taken:.0f} s, {options.requests / taken:.1f}/s: {dict(counted)}")
     failed = sum(counted.values()) != options.requests or any(name[:5] in ("LOST:", "WRONG") for name in counted)
-    if memory:
-        print("memory in MB:", " ".join(f"{sum(one.values()) / 1e6:.0f}" for one in memory))
-        warm = memory[len(memory) // 4]  # by then every buffer has been made
-        growth = sum(memory[-1].values()) / sum(warm.values()) - 1
-        for name in sorted(memory[-1], key=lambda one: warm.get(one, 0) - memory[-1][one])[:4]:
-            print(f"  {name}: {warm.get(name, 0) / 1e6:.0f} to {memory[-1][name] / 1e6:.0f} MB")
-        print(f"growth from the first quarter to the end: {100 * growth:+.1f} %")
-        failed |= growth > _GROWTH
-    return int(failed)
+    return int(failed or (bool(memory) and _growth(memory) > _GROWTH))
+
+
+def _growth(memory):
+    """As a share, of all processes together; says which grew most."""
+    print("memory in MB:", " ".join(f"{sum(one.values()) / 1e6:.0f}" for one in memory))
+    warm = memory[len(memory) // 4]  # by then every buffer has been made
+    growth = sum(memory[-1].values()) / sum(warm.values()) - 1
+    for name in sorted(memory[-1], key=lambda one: warm.get(one, 0) - memory[-1][one])[:4]:
+        print(f"  {name}: {warm.get(name, 0) / 1e6:.0f} to {memory[-1][name] / 1e6:.0f} MB")
+    print(f"growth from the first quarter to the end: {100 * growth:+.1f} %")
+    return growth
 
 
 def _own_bytes(pid):
