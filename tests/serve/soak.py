@@ -87,8 +87,9 @@ def _growth(memory):
     print("memory in MB:", " ".join(f"{sum(one.values()) / 1e6:.0f}" for one in memory))
     warm = memory[len(memory) // 4]  # by then every buffer has been made
     growth = sum(memory[-1].values()) / sum(warm.values()) - 1
-    for name in sorted(memory[-1], key=lambda one: warm.get(one, 0) - memory[-1][one])[:4]:
-        print(f"  {name}: {warm.get(name, 0) / 1e6:.0f} to {memory[-1][name] / 1e6:.0f} MB")
+    for pid in sorted(memory[-1], key=lambda one: warm.get(one, 0) - memory[-1][one])[:4]:
+        name = psutil.Process(pid).name() if psutil.pid_exists(pid) else "ended"
+        print(f"  {pid} {name}: {warm.get(pid, 0) / 1e6:.0f} to {memory[-1][pid] / 1e6:.0f} MB")
     print(f"growth from the first quarter to the end: {100 * growth:+.1f} %")
     return growth
 
@@ -99,7 +100,7 @@ def _own_bytes(pid):
     root = psutil.Process(pid)
     for process in (root, *root.children(recursive=True)):
         try:
-            found[f"{process.name()} {process.pid}"] = process.memory_full_info().uss
+            found[process.pid] = process.memory_full_info().uss
         except psutil.Error:  # noqa: PERF203  it has ended meanwhile
             continue
     return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,11 +33,12 @@ def test_what_was_taken_is_answered_and_no_process_is_left(onnx_artifact, encode
     process = subprocess.Popen(
         [*words, "--port", str(port), "--name", "tiny", "--token-file", str(token)], env=mine, stdout=subprocess.PIPE, text=True
     )
-    answers, stop = [], threading.Event()
+    answers, commands, stop = [], [], threading.Event()
 
     try:
         assert process.stdout.readline() == f"ready: http://127.0.0.1:{port}/predictions/tiny\n"
         running = _marked(tmp_path)
+        commands = [one.cmdline() for one in running]
         assert len(running) > 4
         if kind == signal.SIGTERM:  # once is enough
             _check_that_strangers_are_refused(running)
@@ -53,6 +56,8 @@ def test_what_was_taken_is_answered_and_no_process_is_left(onnx_artifact, encode
         stop.set()
         process.kill()
         process.stdout.close()
+        for place in set(re.findall(r"/tmp/ray-[a-z0-9_]{8}", " ".join(" ".join(words) for words in commands))):
+            shutil.rmtree(place, ignore_errors=True)  # what a kill leaves
         for one in _marked(tmp_path):
             one.kill()
     for one in threads:
