@@ -105,7 +105,8 @@ def ray_cluster(address: str | None, cpus: int | None = None) -> Iterator[None]:
     try:
         try:
             with _own_signals():
-                ray.init(**_options(address, cpus, place.name))
+                # In a folder below: Ray opens its own, with the sockets of its store, to all users.
+                ray.init(**_options(address, cpus, f"{place.name}/ray"))
         except (ConnectionError, ValueError) as error:
             raise ServeError(expected=f"a Ray cluster at {address}", got=str(error), fix="check --address") from error
         yield

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -33,12 +34,14 @@ def test_what_was_taken_is_answered_and_no_process_is_left(onnx_artifact, encode
     process = subprocess.Popen(
         [*words, "--port", str(port), "--name", "tiny", "--token-file", str(token)], env=mine, stdout=subprocess.PIPE, text=True
     )
-    answers, commands, stop = [], [], threading.Event()
+    answers, places, stop = [], set(), threading.Event()
 
     try:
         assert process.stdout.readline() == f"ready: http://127.0.0.1:{port}/predictions/tiny\n"
         running = _marked(tmp_path)
         commands = [one.cmdline() for one in running]
+        places = set(re.findall(r"/tmp/ray-[a-z0-9_]{8}", " ".join(" ".join(words) for words in commands)))
+        assert {Path(one).stat().st_mode & 0o777 for one in places} == {0o700}  # Ray's sockets lie there
         assert len(running) > 4
         if kind == signal.SIGTERM:  # once is enough
             _check_that_strangers_are_refused(running)
@@ -56,7 +59,7 @@ def test_what_was_taken_is_answered_and_no_process_is_left(onnx_artifact, encode
         stop.set()
         process.kill()
         process.stdout.close()
-        for place in set(re.findall(r"/tmp/ray-[a-z0-9_]{8}", " ".join(" ".join(words) for words in commands))):
+        for place in places:
             shutil.rmtree(place, ignore_errors=True)  # what a kill leaves
         for one in _marked(tmp_path):
             one.kill()
