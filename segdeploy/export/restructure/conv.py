@@ -45,9 +45,11 @@ class ConvBeforeUpsampling(nn.Module):
         self.register_parameter("bias", None if bias is None else _frozen(bias))
         self.channels = len(weight)
         for index, piece in enumerate(far):
-            # Outputs in the order (O, column tap, row tap): [N, O * k * k, h, w] is then [N, O, k, k * h, w] without a copy.
-            taps = piece.permute(0, 3, 2, 1).reshape(self.channels * self.taps**2, piece.shape[1], 1, 1)
-            self.register_parameter(f"far_{index}", _frozen(taps))
+            # A convolution for each column tap, so that its map is gone before the next is made. Its outputs are in the order
+            # (O, row tap): [N, O * k, h, w] is then [N, O, k * h, w] without a copy.
+            for column, taps in enumerate(piece.unbind(3)):
+                ones = taps.permute(0, 2, 1).reshape(self.channels * self.taps, piece.shape[1], 1, 1)
+                self.register_parameter(f"far_{index}_{column}", _frozen(ones))
 
     def forward(self, x: Deferred) -> Tensor:
         """Maps of C channels in all to [N, O, H, W]."""
@@ -57,14 +59,14 @@ class ConvBeforeUpsampling(nn.Module):
         rows, columns = [], []
         for index, part in enumerate(far):
             count, _, h, w = part.source.shape
-            taps = functional.conv2d(part.source, getattr(self, f"far_{index}"))
-            taps = taps.reshape(count, self.channels, self.taps, self.taps * h, w)
             align = part.align_corners
-            rows.append(torch.matmul(banded(h, height, self.taps, taps, align_corners=align), taps))
-            columns.append(banded(w, width, self.taps, taps, align_corners=align).reshape(width, self.taps, w))
-        # All maps at once: side by side along their columns, [N, O, H, k * (w of all)] times [k * (w of all), W].
-        high = torch.cat(rows, 4).permute(0, 1, 3, 2, 4).flatten(3)
-        out = torch.matmul(high, torch.cat(columns, 2).flatten(1).transpose(0, 1))
+            matrix = banded(h, height, self.taps, part.source, align_corners=align)
+            columns.append(banded(w, width, self.taps, part.source, align_corners=align))
+            for column in range(self.taps):
+                taps = functional.conv2d(part.source, getattr(self, f"far_{index}_{column}"))
+                rows.append(torch.matmul(matrix, taps.reshape(count, self.channels, self.taps * h, w)))
+        # All maps at once, side by side along their columns: [N, O, H, k * (w of all)] times [k * (w of all), W].
+        out = torch.matmul(torch.cat(rows, 3), torch.cat(columns, 1).transpose(0, 1))
         if near:
             maps = torch.cat(near, 1) if len(near) > 1 else near[0]
             return functional.conv2d(maps, self.weight, self.bias, padding=self.taps // 2) + out

@@ -135,9 +135,9 @@ class _Watch(TorchFunctionMode):
         return readers[0] if len(readers) == 1 and self._reads[made] == 1 else None
 
     def _is_read_once(self, one: int) -> bool:
-        return self._reads[one] == 1 and all(
-            self._is_read_once(part) for part in self._made_of.get(one, ()) if part in self._maps
-        )
+        """A map, and whatever upsampled it holds; a concatenation of other maps is made anyway, whoever reads it."""
+        parts = [part for part in self._made_of.get(one, ()) if any(held.number is not None for held in self._maps.get(part, ()))]
+        return self._reads[one] == 1 and all(self._is_read_once(part) for part in parts)
 
     def _parts(self, one: Tensor) -> tuple[Map, ...]:
         return self._maps.get(id(one), (Map(one.shape[1], None, _size(one), _size(one)),))

@@ -42,6 +42,8 @@ class OnnxSession:
         providers = [("CUDAExecutionProvider", {"use_tf32": "0"})] if cuda and device != "cpu" else []
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # Its memory pattern is one block for all of a shape, beside what the arena holds since that shape's first run.
+        options.enable_mem_pattern = False
         options.log_severity_level = 3  # errors only: its warnings speak of its own graph passes
         try:
             self._session: Any = onnxruntime.InferenceSession(

@@ -74,7 +74,9 @@ def _layers(nodes: list[Any]) -> Iterator[tuple[Any, bool]]:
 
 def _is_column_product(node: Any) -> bool:
     before = next(node.inputs()).node() if node.kind() == "aten::matmul" else None
-    return before is not None and before.kind() == "aten::flatten" and next(before.inputs()).node().kind() == "aten::permute"
+    if before is None or before.kind() != "aten::cat":
+        return False
+    return all(one.node().kind() == "aten::matmul" for one in next(before.inputs()).node().inputs())
 
 
 def _only_sum(node: Any) -> Any:

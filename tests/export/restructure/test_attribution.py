@@ -30,7 +30,7 @@ def test_every_layer_agrees(fmt, request, eager, image):
 
 
 @pytest.mark.parametrize("module", MODULES)
-@pytest.mark.parametrize("weight", ["weight", "far_0"])
+@pytest.mark.parametrize("weight", ["weight", "far_0_0", "far_0_2"])
 def test_a_fault_inside_is_named(module, weight, onnx_artifact, copied, eager, image):
     """Whichever of its weights is wrong, it is this module and no layer behind it."""
     from onnx import numpy_helper

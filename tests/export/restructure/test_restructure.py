@@ -198,6 +198,31 @@ def test_what_others_read_is_made(also):
         assert torch.equal(runs(*inputs), plain(*inputs))
 
 
+def test_a_concatenation_that_is_made_anyway_may_have_other_readers():
+    """FastFCN: a neck puts its maps side by side, and the head reads these again for each of its pools."""
+
+    class Neck(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(65, 7, 3, padding=1)
+
+        def forward(self, first, second, third):
+            made = torch.cat([first, third], 1)
+            pooled = functional.interpolate(second, made.shape[2:], mode="bilinear") + 0 * made.mean()
+            up = functional.interpolate(second, made.shape[2:], mode="bilinear")
+            return self.conv(torch.cat([made, up], 1)) + pooled.mean()
+
+    torch.manual_seed(0)
+    runs = Runs(Neck())
+    runs.forward = lambda *inputs: _deferred(runs, inputs)
+    inputs = features([(24, 20), (6, 5), (24, 20)], (4, 30, 31))
+    with torch.no_grad():
+        wanted = copy.deepcopy(runs.head)(*inputs)
+        runs.restructured(inputs)
+        assert runs.names == ("conv",)
+        torch.testing.assert_close(runs(*inputs), wanted, atol=1e-5, rtol=0)
+
+
 def test_a_norm_that_is_not_alone_stays():
     """Where something else reads the convolution's output, the norm is not folded in."""
     plain, runs = fused(nn.Conv2d(65, 7, 3, padding=1), nn.BatchNorm2d(7), also="the output")
