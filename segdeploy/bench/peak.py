@@ -1,10 +1,13 @@
-"""What the machine can do at most: a large matrix product in each precision, timed in the same run as the models.
+"""What the machine can do at most: a large product or convolution in each precision, timed in the same run as the models.
+
+Runtimes multiply matrices through one library and convolve through another, of which either may be the faster.
 
 ``python -m segdeploy.bench.peak THREADS DEVICE`` in a process of its own; prints one JSON line.
 """
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -21,6 +24,8 @@ from segdeploy.bench.result import Peak, PeakPrecision
 COMMAND = (sys.executable, "-m", "segdeploy.bench.peak")
 # Large enough that a product's work dwarfs its memory traffic and its start; a second of work on a few cores.
 _SIDES = {"cpu": 2048, "cuda": 8192}
+# (N, channels in and out, side) of a convolution of 3x3, and of one of 1x1, with as much work.
+_MAPS = {"cpu": (1, 512, 64), "cuda": (8, 1024, 128)}
 _WARMUP, _LEAST, _MOST, _ENOUGH_S = 2, 5, 30, 2.0
 _TIMEOUT_S = 300
 
@@ -52,15 +57,27 @@ def products(threads: int, device: str) -> tuple[Peak, ...]:
     cuda = torch.cuda.is_available() and device != "cpu"
     if device != "cuda":
         wanted: tuple[PeakPrecision, ...] = ("fp32", "bf16")
-        found = [_peak(one, "cpu", "torch", partial(_torch, torch, one, "cpu")) for one in wanted] + found
+        found = [_fastest(torch, one, "cpu") for one in wanted] + found
     if cuda:
         on_gpu: tuple[PeakPrecision, ...] = ("fp32", "tf32", "fp16", "bf16")
-        found += [_peak(one, "cuda", "torch", partial(_torch, torch, one, "cuda")) for one in on_gpu]
+        found += [_fastest(torch, one, "cuda") for one in on_gpu]
     return tuple(found)
 
 
-def _peak(precision: PeakPrecision, device: str, package: str, make: Callable[[], Callable[[], object]]) -> Peak:
-    gmac = _SIDES[device] ** 3 / 1e9
+def _fastest(torch: Any, precision: PeakPrecision, device: str) -> Peak:
+    """A product and convolutions of a precision: the one that does most in a second."""
+    count, channels, side = _MAPS[device]
+    tried = [_peak(precision, device, "torch", partial(_torch, torch, precision, device))]
+    for taps in (3, 1):
+        gmac = count * channels**2 * side**2 * taps**2 / 1e9
+        tried.append(_peak(precision, device, "torch", partial(_convolution, torch, precision, device, taps), gmac))
+    return max(tried, key=lambda one: one.gmac / min(one.run_ms, default=math.inf))
+
+
+def _peak(
+    precision: PeakPrecision, device: str, package: str, make: Callable[[], Callable[[], object]], gmac: float | None = None
+) -> Peak:
+    gmac = _SIDES[device] ** 3 / 1e9 if gmac is None else gmac
     try:
         values, reason = _timed(make()), None
     except Exception as error:  # noqa: BLE001  a runtime that is missing, or that does not have the precision here
@@ -86,12 +103,28 @@ def _numpy() -> Callable[[], object]:
 
 
 def _torch(torch: Any, precision: PeakPrecision, device: str) -> Callable[[], object]:
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
-    a = torch.rand((_SIDES[device],) * 2, device=device).to(dtype)
+    a = torch.rand((_SIDES[device],) * 2, device=device).to(_dtype(torch, precision))
+    return _finished(torch, device, lambda: torch.mm(a, a))
 
+
+def _convolution(torch: Any, precision: PeakPrecision, device: str, taps: int) -> Callable[[], object]:
+    count, channels, side = _MAPS[device]
+    dtype = _dtype(torch, precision)
+    layout = torch.channels_last if device == "cuda" else torch.contiguous_format
+    maps = torch.rand((count, channels, side, side), device=device).to(dtype, memory_format=layout)
+    weight = torch.rand((channels, channels, taps, taps), device=device).to(dtype, memory_format=layout)
+    return _finished(torch, device, lambda: torch.nn.functional.conv2d(maps, weight, padding=taps // 2))
+
+
+def _dtype(torch: Any, precision: PeakPrecision) -> Any:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
+
+
+def _finished(torch: Any, device: str, work: Callable[[], object]) -> Callable[[], object]:
     def call() -> None:
-        torch.mm(a, a)
+        with torch.inference_mode():
+            work()
         if device == "cuda":
             torch.cuda.synchronize()
 

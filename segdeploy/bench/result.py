@@ -41,7 +41,7 @@ class BenchSettings(Struct, frozen=True):
         device: ``auto``, ``cpu`` or ``cuda``.
         limit: evaluate the first images of the split only; None for all of it.
         seed: of the random image that is used where there is no data.
-        peak: time large matrix products too, and count the multiplications of the model.
+        peak: time large products and convolutions too, and count the multiplications of the model.
         max_pixels: of a picture and of a label map; see ``decode_image``.
     """
 
@@ -118,14 +118,14 @@ class Environment(Struct, frozen=True):
 
 
 class Peak(Struct, frozen=True):
-    """A square matrix product, as large as shows what the machine can do.
+    """The fastest of a square matrix product and convolutions, as large as shows what the machine can do.
 
     Attributes:
         precision: of its factors.
         device: where.
-        runtime: whose product it is, with the version.
+        runtime: whose it is, with the version.
         gmac: 10^9 multiplications of one.
-        run_ms: of each product, without those to warm up.
+        run_ms: of each call, without those to warm up.
         reason: why it was not timed, one line.
     """
 

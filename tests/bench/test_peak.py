@@ -18,13 +18,14 @@ def test_products_are_timed_in_every_precision_of_the_machine(monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
     monkeypatch.setitem(peak._SIDES, "cpu", 64)
+    monkeypatch.setitem(peak._MAPS, "cpu", (1, 8, 4))
     monkeypatch.setattr(peak, "_ENOUGH_S", 0)
     found = peak.products(1, "cpu")
     assert [(one.precision, one.device) for one in found] == [("fp32", "cpu"), ("bf16", "cpu"), ("int8", "cpu")]
     for one in found:
         assert (one.reason is None) == (len(one.run_ms) == 5), one
     assert found[0].reason is None
-    assert found[0].gmac == 64**3 / 1e9
+    assert found[0].gmac in {64**3 / 1e9, 8**2 * 4**2 * 9 / 1e9, 8**2 * 4**2 / 1e9}
     assert found[0].runtime.startswith("torch 2")
 
     def broken():
@@ -32,6 +33,20 @@ def test_products_are_timed_in_every_precision_of_the_machine(monkeypatch):
 
     one = peak._peak("bf16", "cpu", "torch", broken)
     assert (one.run_ms, one.reason) == ((), "RuntimeError: no bf16 here")
+
+
+@pytest.mark.parametrize(("fastest", "gmac"), [("mm", 64**3), (3, 32**2 * 4**2 * 9), (1, 32**2 * 4**2)])
+def test_the_peak_is_the_fastest_of_product_and_convolutions(monkeypatch, fastest, gmac):
+    """By work a second, not by time: else a model's convolutions would use more than all of the machine."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setitem(peak._SIDES, "cpu", 64)
+    monkeypatch.setitem(peak._MAPS, "cpu", (1, 32, 4))
+    took = {"mm": 10.0, 3: 10.0, 1: 10.0, fastest: 1e-3}
+    monkeypatch.setattr(peak, "_torch", lambda *_: "mm")
+    monkeypatch.setattr(peak, "_convolution", lambda _torch, _precision, _device, taps: taps)
+    monkeypatch.setattr(peak, "_timed", lambda call: (took[call],))
+    found = peak._fastest(torch, "fp32", "cpu")
+    assert (found.gmac, found.run_ms) == (pytest.approx(gmac / 1e9), (1e-3,))
 
 
 def test_a_machine_without_torch_has_numpys_product(monkeypatch):

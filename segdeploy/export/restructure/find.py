@@ -135,8 +135,9 @@ class _Watch(TorchFunctionMode):
         return readers[0] if len(readers) == 1 and self._reads[made] == 1 else None
 
     def _is_read_once(self, one: int) -> bool:
-        """A map, and whatever upsampled it holds; a concatenation of other maps is made anyway, whoever reads it."""
-        parts = [part for part in self._made_of.get(one, ()) if any(held.number is not None for held in self._maps.get(part, ()))]
+        # A map, and whatever upsampled it holds; a concatenation of other maps is made anyway, whoever reads it.
+        held = {part: self._maps.get(part, ()) for part in self._made_of.get(one, ())}
+        parts = [part for part, maps in held.items() if any(each.number is not None for each in maps)]
         return self._reads[one] == 1 and all(self._is_read_once(part) for part in parts)
 
     def _parts(self, one: Tensor) -> tuple[Map, ...]:
