@@ -87,9 +87,8 @@ def _peak_notes(report: BenchReport) -> list[str]:
         else f"{peak.precision} on {peak.device} not timed: {peak.reason}"
         for peak in report.peaks
     ]
-    said = [
-        f"The machine's peak, by its fastest large matrix product or convolution, in 10^9 multiplications a second: {', '.join(rates)}."
-    ]
+    kinds = "its fastest large matrix product or convolution"
+    said = [f"The machine's peak, by {kinds}, in 10^9 multiplications a second: {', '.join(rates)}."]
     works = [
         f"{row.model} at {shape_text(row)} needs {number(row.gmac, 'ms')}" for row in measured(report) if row.gmac is not None
     ]

@@ -64,7 +64,7 @@ _CURVES = ("pixels", "batch", "classes", "images", "tiles")  # as ``bench.growth
 @click.option(
     "--max-time", type=float, help="Start no further round of a shape after these seconds; 60 by default, 1800 of a suite."
 )
-@click.option("--peak", is_flag=True, help="Time large products and convolutions too: what share of the machine's peak each reaches.")
+@click.option("--peak", is_flag=True, help="Time large products and convolutions too: what share of that peak each reaches.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), help="Write a page with plots and pictures.")
 @checkpoint_option
 @config_option
