@@ -165,7 +165,7 @@ class ClassDifference(Struct, frozen=True):
         low: the least difference (candidate less reference, in points) that the data allow, at 95 % confidence; None where
             too few images have labels of it.
         high: the largest, likewise.
-        lost: it keeps less than half of its IoU; ``perhaps`` where that rests on too few images.
+        lost: it keeps less than half of its IoU, which was more than a point; ``perhaps`` where that rests on too few images.
     """
 
     name: str
@@ -192,7 +192,8 @@ class TaskParity(Struct, frozen=True):
         images_needed: about how many images would decide with a probability of 80 %; None where it is decided.
         classes: each.
         verdict: ``failed`` where a class is lost, or where the whole interval lies below -epsilon; ``passed`` where none of
-            it does; else ``undecided``; ``skipped`` without labels.
+            it does, and no class is perhaps lost (of a surely better model: lost but for a tenth); else ``undecided``;
+            ``skipped`` without labels.
         reason: why, in words.
         difference: candidate less reference, in points, over the classes that occur in the labels, for both alike: that
             which the interval is of. The two mIoU above may count different classes.

@@ -25,8 +25,14 @@ _CONFIDENCE = 0.95
 _POWER = 0.8
 # Fewer images than this say nothing of how much the next ones would differ; the interval would only look narrow.
 _FEWEST_IMAGES = 10
-# A class is lost where it keeps less than this share of its IoU.
+# A class is lost where it keeps less than this share of its IoU, and lost altogether where it keeps less than that one.
 _KEPT = 0.5
+_KEPT_OF_ALL_BUT_NOTHING = 0.1
+# In points of IoU: a class of less the reference does not find either, stray hits apart. Nothing can be lost of it.
+_FOUND = 1.0
+# Of a class that is lost in every image, so many must have it on the average that with a probability of 80 % there are four or
+# more: of four, a replicate leaves out all with a probability of exp(-4) < 2.5 %.
+_IMAGES_OF_A_LOST_CLASS = 5.515
 # Nobody labels more than this to see a difference.
 _MOST_IMAGES = 1_000_000
 
@@ -80,7 +86,7 @@ class PairedBootstrap:
         drawn = differences[1:][~np.isnan(differences[1:])]  # a replicate may by chance leave out all of few images
         low, high = self._interval(differences[0], drawn)
         classes = tuple(self._class(index, name, shared, iou, epsilon) for index, name in enumerate(names))
-        verdict, reason, needed = self._judge(differences[0], drawn, (low, high), classes, epsilon)
+        verdict, reason, needed = self._judge(np.append(differences[0], drawn), (low, high), classes, shared, epsilon)
         return TaskParity(
             images=self._images,
             miou_reference=_number(mean[0]),
@@ -110,8 +116,7 @@ class PairedBootstrap:
         if images >= _FEWEST_IMAGES:
             change = ours - theirs
             low, high = _corrected_interval(change[0], change[1:][~np.isnan(change[1:])], images)
-        # A replicate without a label of the class speaks for it: of a class in three images no loss is ever sure.
-        left = np.nan_to_num(ours - _KEPT * theirs, nan=0.0) + epsilon
+        left = _left(theirs, ours, epsilon)
         sure = bool(np.quantile(left[1:], 1 - (1 - _CONFIDENCE) / 2) < 0)
         return ClassDifference(
             name=name,
@@ -125,10 +130,10 @@ class PairedBootstrap:
 
     def _judge(
         self,
-        difference: float,
-        drawn: NDArray[np.float64],
+        differences: NDArray[np.float64],
         interval: tuple[float | None, float | None],
         classes: tuple[ClassDifference, ...],
+        shared: NDArray[np.float64],
         epsilon: float,
     ) -> tuple[Verdict, str, int | None]:
         if not self._labelled:
@@ -142,17 +147,26 @@ class PairedBootstrap:
         if low is None or high is None:
             return "undecided", f"{self._labelled} labelled images are too few for an interval", _FEWEST_IMAGES
         shown = f"the difference of mIoU lies within [{low:+.3f}, {high:+.3f}] points"
-        perhaps = [one for one in classes if one.lost == "perhaps"]
+        perhaps = {index: one for index, one in enumerate(classes) if one.lost == "perhaps"}
+        better = low > 0
+        # What a surely better model may have paid for it with is told. A class of which all but nothing is left is no price.
+        doubtful = [index for index, one in perhaps.items() if not better or _all_but_nothing_left(one)]
         verdict: Verdict
         if high < -epsilon:
             verdict, told, needed = "failed", f"{shown}, below -{epsilon:g}", None
-        elif perhaps:
-            verdict, told, needed = "undecided", f"perhaps lost, in too few images to be sure: {_told(perhaps)}", None
+        elif doubtful:
+            needed = max(
+                self._needed_for_class(_left(shared[:, 0, index], shared[:, 1, index], epsilon), perhaps[index].images)
+                for index in doubtful
+            )
+            told = f"perhaps lost, in too few images to be sure: {_told([perhaps[index] for index in doubtful])}"
+            verdict, told = "undecided", f"{told}; if it is as it is here, about {needed:,} images would show it"
         elif low >= -epsilon:
-            better = ": the candidate is better" if low > 0 else ""
-            verdict, told, needed = "passed", f"{shown}, not below -{epsilon:g}{better}", None
+            told = f"{shown}, not below -{epsilon:g}" + (": the candidate is better" if better else "")
+            told += f", though perhaps not at {_told(list(perhaps.values()))}" if perhaps else ""
+            verdict, needed = "passed", None
         else:
-            needed, assumed = self._needed(difference, float(drawn.std()), epsilon)
+            needed, assumed = self._needed(float(differences[0]), float(differences[1:].std()), epsilon)
             verdict, told = "undecided", f"{shown}, across -{epsilon:g}; {assumed}"
         return verdict, told, needed
 
@@ -179,8 +193,30 @@ class PairedBootstrap:
         count = math.ceil(needed)
         return count, f"if {assumed}, about {count:,} images would decide it with a probability of {_POWER:.0%}"
 
+    def _needed_for_class(self, left: NDArray[np.float64], images: int) -> int:
+        """How many images would show with a probability of 80 % that a class is lost, if it is lost as here."""
+        normal = NormalDist()
+        factor = normal.inv_cdf((1 + _CONFIDENCE) / 2) + normal.inv_cdf(_POWER)
+        needed = self._labelled * (factor * float(left[1:].std()) / float(left[0])) ** 2
+        needed = max(needed, self._labelled * _IMAGES_OF_A_LOST_CLASS / images, self._labelled + 1.0)
+        return math.ceil(min(needed, _MOST_IMAGES))
+
     def _histogram(self, labels: NDArray[Any]) -> NDArray[np.float64]:
         return np.bincount(labels.ravel(), minlength=self._classes)[: self._classes].astype(np.float64)
+
+
+def _left(theirs: NDArray[np.float64], ours: NDArray[np.float64], epsilon: float) -> NDArray[np.float64]:
+    """How much more IoU than the half of the reference's a class has, per replicate; below zero where it is lost.
+
+    A replicate without a label of the class speaks for it: of a class in three images no loss is ever sure. So does one in
+    which the reference does not find it.
+    """
+    found = np.nan_to_num(theirs, nan=0.0) > max(_FOUND, epsilon)
+    return np.where(found, np.nan_to_num(ours - _KEPT * theirs, nan=0.0), 0.0)
+
+
+def _all_but_nothing_left(one: ClassDifference) -> bool:
+    return (one.candidate or 0.0) < _KEPT_OF_ALL_BUT_NOTHING * (one.reference or 0.0)
 
 
 def _corrected_interval(value: float, drawn: NDArray[np.float64], images: int) -> tuple[float, float]:

@@ -184,6 +184,69 @@ def test_a_class_that_the_reference_never_knew():
     assert result.classes[2].lost == "no"
 
 
+def weak_class(wrong, kept, occurs=12, had=0.5):
+    """Class 2 in ``occurs`` of 40 images: the reference finds the share ``had`` of it, the candidate ``kept`` of that.
+
+    Of the other two classes the reference has the share ``wrong`` wrong, and the candidate a tenth of it.
+    """
+    random = np.random.default_rng(3)
+    found = []
+    for index in range(40):
+        truth = random.integers(0, 2, (20, 30)).astype(np.uint8)
+        truth[0] = 2 if index < occurs else truth[0]
+        spoiled = random.random(truth.shape)
+        masks = [np.where(spoiled < share * random.uniform(0.5, 1.5), 1 - truth % 2, truth) for share in (wrong, wrong / 10)]
+        for mask, share in zip(masks, (had, had * kept), strict=True):
+            mask[0] = np.where(truth[0] == 2, np.where(np.arange(30) < round(30 * share), 2, 0), mask[0])
+        found.append((masks[0].astype(np.uint8), masks[1].astype(np.uint8), truth))
+    return found
+
+
+def test_nothing_is_lost_of_a_class_that_the_reference_does_not_find():
+    """Stray hits, of which the candidate has fewer: IoU 0.6 to 0.1, as of CamVid's bicyclist, in every image."""
+    samples = weak_class(wrong=0.3, kept=1.0, occurs=40, had=0.0)
+    for index, (theirs, ours, _) in enumerate(samples):
+        theirs[0, 0] = 2 if index % 5 == 0 else theirs[0, 0]
+        ours[0, 0] = 2 if index == 0 else ours[0, 0]
+    result = judged(samples, epsilon=0.1)
+    assert 0 < 3 * result.classes[2].candidate < result.classes[2].reference < 1
+    assert [one.lost for one in result.classes] == ["no", "no", "no"]
+    assert result.verdict == "passed"
+
+
+@pytest.mark.parametrize(("kept", "verdict"), [(0.4, "passed"), (0.0, "undecided")])
+def test_a_better_model_with_a_class_perhaps_lost(kept, verdict):
+    """The doubt is told and does not stop a surely better model, unless all but nothing of the class is left."""
+    result = judged(weak_class(wrong=0.9, kept=kept, occurs=3), epsilon=0.1)
+    assert result.low > 0
+    assert result.classes[2].lost == "perhaps"
+    assert result.verdict == verdict
+    assert "c (IoU " in result.reason
+    assert (result.images_needed is None) == (verdict == "passed")
+
+
+def test_a_class_perhaps_lost_stops_a_model_that_is_no_better():
+    """Its mean is within epsilon; half of a rare class may be gone: not passed, and so many images would show it."""
+    result = judged(weak_class(wrong=0.0, kept=0.4, occurs=3), epsilon=40)
+    assert result.low < 0
+    assert (result.classes[2].lost, result.verdict) == ("perhaps", "undecided")
+    random, with_it, without = np.random.default_rng(0), *np.split(np.arange(40), [3])
+    shown = 0
+    for _ in range(30):
+        many = random.binomial(result.images_needed, 3 / 40)
+        places = [*random.choice(with_it, many), *random.choice(without, result.images_needed - many)]
+        samples = weak_class(wrong=0.0, kept=0.4, occurs=3)
+        shown += judged([samples[place] for place in places], epsilon=40).verdict == "failed"
+    assert 0.6 < shown / 30 < 0.97
+
+
+def test_a_surely_better_model_with_a_class_surely_lost():
+    """Fails whatever the mean."""
+    result = judged(weak_class(wrong=0.9, kept=0.4, occurs=12), epsilon=0.1)
+    assert result.low > 0
+    assert (result.classes[2].lost, result.verdict) == ("yes", "failed")
+
+
 def test_power():
     """The number of images that is asked for decides in about 80 % of the samples of that size, of equal models."""
     first = judged(images(60, agree=0.8, seed=3), epsilon=0.2)
