@@ -1,4 +1,4 @@
-"""What a worker is told through its environment: TorchServe hands no settings of ours to a handler."""
+"""What a worker is told through its environment, beside what its archive says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 from segdeploy.base.errors import InputError
 
+# Among how many the CPU is shared; max_response_size of config.properties, for who has changed it there.
 WORKERS = "SEGDEPLOY_WORKERS"
 MAX_PIXELS = "SEGDEPLOY_MAX_PIXELS"
 MAX_RESPONSE_BYTES = "SEGDEPLOY_MAX_RESPONSE_BYTES"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
 import socket
 import threading
@@ -40,6 +41,8 @@ class Limits:
     Attributes:
         most: at once; more than TorchServe's queue takes. For one more, another goes: the oldest of those that ask nothing
             or whose request is not whole, else of those that have waited for ``patience_s``. Else it is told 503.
+        most_bytes: of the requests of all that are not answered: TorchServe holds them in memory, and asks for the token
+            only when one is whole. Who sends more is cut off.
         idle_s: for which nothing is asked; then it is closed.
         request_s: within which a request must have come in whole.
         answer_s: within which it must be answered.
@@ -47,6 +50,7 @@ class Limits:
     """
 
     most: int = 256
+    most_bytes: int = 512 << 20
     idle_s: float = 60
     request_s: float = 60
     answer_s: float = 900
@@ -60,6 +64,7 @@ class Link:
         self.since = time.monotonic()
         self.waiting = False  # a whole request has come in and is not answered
         self.unsent: Callable[[], int] = lambda: 0  # bytes of an answer that the client has not taken yet
+        self.held_bytes = 0  # of a request that is not answered
         self._head = b""
         self._tail = b""
         self._missing = 0  # bytes of the body
@@ -81,6 +86,8 @@ class Link:
             if not chunk:
                 return
             self.since, self.waiting, self._head, self._tail = time.monotonic(), False, b"", b""
+            self.held_bytes = 0
+        self.held_bytes += len(chunk)
         if not self._head.endswith(_END):
             self._head += chunk
             head, end, chunk = self._head.partition(_END)
@@ -98,7 +105,7 @@ class Link:
     def answered(self, _: bytes) -> None:
         """Take note of bytes from the server."""
         if self.waiting:
-            self.waiting, self._head = False, b""
+            self.waiting, self._head, self.held_bytes = False, b"", 0
         self.since = time.monotonic()
 
     def overdue(self, limits: Limits) -> bool:
@@ -190,7 +197,8 @@ class Front:
             self._links[task] = link
             server, to_server = await asyncio.open_unix_connection(self._behind)
             try:
-                await _both(_pass(client, to_server, link.asked), _pass(server, to_client, link.answered))
+                asked = functools.partial(self._asked, link)
+                await _both(_pass(client, to_server, asked), _pass(server, to_client, link.answered))
             finally:
                 to_server.close()
         except (OSError, asyncio.CancelledError):  # cut off by one side, or by us
@@ -200,6 +208,16 @@ class Front:
             to_client.close()
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await to_client.wait_closed()
+
+    def _asked(self, link: Link, chunk: bytes) -> None:
+        """Take note of bytes from a client.
+
+        Raises:
+            ConnectionAbortedError: with them there are more than may be.
+        """
+        link.asked(chunk)
+        if sum(one.held_bytes for one in self._links.values()) > self._limits.most_bytes:
+            raise ConnectionAbortedError
 
     def _make_room(self) -> bool:
         """Whether one more may come, in another's place where there are as many as may be."""

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from segdeploy.base.errors import InputError, ServeError
 from segdeploy.serve import environment, supervisor
@@ -39,6 +39,8 @@ _POLL_S = 0.3
 _LONGEST_PLACE_BYTES = 60
 _ERROR = re.compile(r"(Error|Exception)\b.*:")
 _LARGEST_LOG_BYTES = 64 << 20
+# The one would win over --ts-config; the other over the archive.
+_NOT_PASSED_ON = ("TS_CONFIG_FILE", environment.WORKERS)
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def start(
             *("--models", f"{archive.stem}={archive.stem}", "--ts-config", str(config)),
         ]
         log = scratch / "server.log"
-        process = stack.enter_context(_running(command, scratch, log, _variables(folder, java, chosen, told)))
+        process = stack.enter_context(_running(command, scratch, log, _variables(folder, java, chosen)))
         management = Management(scratch / "management.sock", scratch / "key_file.json" if chosen.tokens else None)
         _wait_until_ready(process, archive.stem, management, log, int(told.get("startupTimeout", 0)) or _READY_TIMEOUT_S)
         token = management.token("inference")
@@ -181,15 +183,14 @@ def start(
         front.finish(int(told.get("responseTimeout", 0)) or 120)
 
 
-def _variables(folder: str, java: str, settings: Settings, told: dict[str, Any]) -> dict[str, str]:
+def _variables(folder: str, java: str, settings: Settings) -> dict[str, str]:
     variables = {
-        **{key: value for key, value in os.environ.items() if key != "TS_CONFIG_FILE"},
+        **{key: value for key, value in os.environ.items() if key not in _NOT_PASSED_ON},
         "JAVA_HOME": java,
         "TEMP": folder,
         "TMPDIR": folder,
         "LOG_LOCATION": f"{folder}/logs",
         "METRICS_LOCATION": f"{folder}/logs",
-        environment.WORKERS: str(told.get("minWorkers", 1)),
         environment.MAX_RESPONSE_BYTES: str(LARGEST_MESSAGE_BYTES),
     }
     return variables | ({environment.MAX_PIXELS: str(settings.max_pixels)} if settings.max_pixels is not None else {})

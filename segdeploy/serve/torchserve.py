@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from segdeploy.base.errors import InputError
+from segdeploy.serve.answers import answer_of, refused
 from segdeploy.serve.metrics import METRICS, Metric, Observer, ignored
 from segdeploy.serve.parsing import BODY
 from segdeploy.serve.request import REQUEST_ID, Answer, Part, Request, request_of_http
@@ -53,6 +54,23 @@ def request_of(item: Mapping[str, Any], headers: Mapping[str, Any], request_id: 
         )
         return replace(request, problem=problem)
     return request
+
+
+def sendable(answer: Answer, most_bytes: int) -> Answer:
+    """The answer, or in place of one that is too large an error: TorchServe would end the worker, and cut all others off.
+
+    Args:
+        answer: of a request.
+        most_bytes: that TorchServe takes (``max_response_size``).
+    """
+    if len(answer.body) <= most_bytes:
+        return answer
+    too_large = InputError(
+        expected=f"an answer of at most {most_bytes:,} bytes",
+        got=f"one of {len(answer.body):,}",
+        fix="ask for size=network, for fewer pictures at once, or of a smaller picture",
+    )
+    return answer_of([refused(422, too_large)], [], answer.headers.get(REQUEST_ID, ""))
 
 
 def set_answer(context: Any, index: int, answer: Answer) -> None:

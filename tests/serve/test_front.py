@@ -117,6 +117,24 @@ def test_who_waits_for_an_answer_is_not_sent_away_for_another(fronted):
     assert [one.recv(1000) for one in waiting] == [ANSWER] * 3
 
 
+def test_bodies_do_not_fill_the_memory(fronted):
+    """Parts of requests by many clients, together more than may be: who goes beyond is cut off, and others are answered."""
+    front, behind, connect = fronted(most_bytes=1000)
+    behind.let.clear()
+    many = [connect() for _ in range(3)]
+    for one in many:
+        one.sendall(HEAD.replace(b": 4", b": 9999") + b"x" * 300)
+        time.sleep(0.05)
+    assert closed(many[2], 5)
+    assert not closed(many[1], 0.2)
+    for one in many:
+        one.close()
+    until(lambda: not front._links)
+    behind.let.set()
+    assert ask(connect()) == ANSWER
+    assert ask(connect()) == ANSWER
+
+
 def test_what_only_looks_like_a_request_keeps_nobody_out_for_long(fronted):
     """A last chunk inside of a chunk: who sends it is taken to wait for an answer, but not for ever."""
     _, _, connect = fronted(most=3, patience_s=0.3)

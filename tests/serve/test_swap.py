@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
+import urllib.error
+import urllib.request
 import zipfile
 from urllib.parse import quote
 
+import cv2
 import numpy as np
 import pytest
 
@@ -20,6 +24,7 @@ from segdeploy.serve.client import predict
 from segdeploy.serve.server import Settings, start
 
 pytestmark = pytest.mark.slow
+_MOST_BYTES = 20_000
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +40,12 @@ def store(archive, onnx_artifact, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(store):
-    """Version 1.0, served with the model API on."""
-    with start(store[0] / "tiny-1.x.mar", settings=Settings(model_api=True)) as running:
-        yield running
+    """Version 1.0, served with the model API on, where messages may have so many bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("server", "torchserve_config"):
+            patch.setattr(f"segdeploy.serve.{module}.LARGEST_MESSAGE_BYTES", _MOST_BYTES)
+        with start(store[0] / "tiny-1.x.mar", settings=Settings(model_api=True)) as running:
+            yield running
 
 
 @pytest.mark.parametrize(
@@ -56,6 +64,22 @@ def test_models_come_from_the_store_and_nowhere_else(server, store, url):
     assert not list(server.log.parent.rglob("evil.py"))
     _, listed = server.management.request("GET", "/models")
     assert [model["modelName"] for model in listed["models"]] == ["tiny-1.x"]
+
+
+def test_an_answer_beyond_the_limit_is_told_and_the_worker_lives(server):
+    """The overlay of noise would make TorchServe end the worker; its caller is told instead, by a worker that lives on."""
+    noise = np.random.default_rng(2).integers(0, 256, (90, 90, 3), dtype=np.uint8)
+    body = bytes(cv2.imencode(".jpg", noise)[1])
+    assert len(body) < _MOST_BYTES < noise.size
+    before = server.management.request("GET", "/models/tiny-1.x")[1][0]["workers"]
+    headers = {**server.headers, "Accept": "image/png; profile=overlay", "Content-Type": "image/jpeg"}
+    request = urllib.request.Request(server.url, data=body, headers=headers)
+    with pytest.raises(urllib.error.HTTPError, match="422") as refused:
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30)
+    assert json.load(refused.value)["expected"] == f"an answer of at most {_MOST_BYTES:,} bytes"
+    assert predict(server.url, body, token=server.token).shape == (90, 90)
+    after = server.management.request("GET", "/models/tiny-1.x")[1][0]["workers"]
+    assert [one["pid"] for one in after] == [one["pid"] for one in before]
 
 
 def test_another_version_takes_over_and_nothing_is_lost(server, store, encoded, onnx_session):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -14,7 +15,8 @@ from segdeploy.images.decode import decode_image
 from segdeploy.runtime.predictor import predict_labels
 from segdeploy.serve.handler import SegmentationHandler
 from segdeploy.serve.metrics import CONFIDENCE, METRICS, PIXEL_SHARE, REQUESTS, STAGE
-from segdeploy.serve.torchserve import metric_sink, request_of
+from segdeploy.serve.request import Answer
+from segdeploy.serve.torchserve import metric_sink, request_of, sendable
 
 PLAIN = {"Accept": "*/*", "Host": "127.0.0.1:8080", "url_path": ""}
 
@@ -23,6 +25,7 @@ class FakeContext:
     """What TorchServe hands to a handler."""
 
     metrics = None
+    model_yaml_config = None
 
     def __init__(self, model_dir, headers):
         self.system_properties = {"model_dir": str(model_dir), "gpu_id": None, "batch_size": 2}
@@ -75,6 +78,28 @@ def test_handler_translates_between_torchserve_and_the_predictor(onnx_artifact, 
     assert context.response_headers[0, "X-Client-Request-Id"] == "theirs"
     assert context.response_headers[1, "X-Client-Request-Id"] == "id-1"
     assert handler.handle(None, context) == []
+
+
+def test_the_archive_says_among_how_many_the_cpu_is_shared(onnx_artifact, monkeypatch):
+    """Its model-config.yaml does, where the environment does not."""
+    monkeypatch.setenv("SEGDEPLOY_WORKERS", "to be restored")
+    for given, expected in ((None, "3"), ("2", "2")):
+        monkeypatch.delenv("SEGDEPLOY_WORKERS")
+        if given:
+            monkeypatch.setenv("SEGDEPLOY_WORKERS", given)
+        context = FakeContext(onnx_artifact.folder, [])
+        context.model_yaml_config = {"minWorkers": 3}
+        SegmentationHandler().initialize(context)
+        assert os.environ["SEGDEPLOY_WORKERS"] == expected
+
+
+def test_an_answer_that_torchserve_would_not_take_is_an_error_in_its_place():
+    """At the limit it is sent; above it the caller is told in JSON, and the others get theirs."""
+    answer = Answer(200, b"12345", "image/png", headers={"X-Request-Id": "theirs"})
+    assert sendable(answer, 5) is answer
+    told = sendable(answer, 4)
+    assert (told.status, told.content_type, told.headers["X-Request-Id"]) == (422, "application/json", "theirs")
+    assert json.loads(told.body)["got"] == "one of 5"
 
 
 def test_a_files_name_is_free_and_text_is_an_option(encoded):
