@@ -2,6 +2,7 @@
 
 import shlex
 
+import click
 import pytest
 
 from segdeploy.artifact.verdict import Parity, Tolerance, describe_shape, shape_check, worst
@@ -30,6 +31,7 @@ def test_names_of_shapes():
 
 def test_what_was_left_out_is_a_line_with_the_options_that_run_it(parity):
     """Skipped, with its size; the options are such as ``segdeploy verify`` takes."""
+    from segdeploy.cli.main import cli
     from segdeploy.cli.verify import command
     from segdeploy.export.shapes import parse_size
 
@@ -38,7 +40,7 @@ def test_what_was_left_out_is_a_line_with_the_options_that_run_it(parity):
     assert first.reason.startswith("not looked at: 8.4 million pixels in a batch; ")
     assert second.reason.startswith("not looked at: 8.2 million pixels in a batch; ")
     wanted = second.reason.partition("; ")[2].removesuffix(" runs it")
-    options = command.make_context("verify", shlex.split(wanted)).params
+    options = command.make_context("verify", shlex.split(wanted), parent=click.Context(cli, **cli.context_settings)).params
     assert (options["batch"], *(parse_size(size, "--shape") for size in options["sizes"])) == (16, (512, 1000))
 
 

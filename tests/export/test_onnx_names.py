@@ -28,7 +28,7 @@ def test_nodes_are_named_by_module(model):
     for node in model.graph.node:
         module, _, operator = node.name.partition("/")
         assert operator.partition("_")[0] == node.op_type
-        assert node.op_type != "Conv" or re.fullmatch(rf"{re.escape(module)}\.(weight|far_\d)", node.input[1])
+        assert node.op_type != "Conv" or re.fullmatch(rf"{re.escape(module)}\.(weight|far_\d_\d)", node.input[1])
         assert set(node.output) <= outputs or node.output[0] == node.name
     assert {name.partition(".")[0].partition("/")[0] for name in names} == {"graph", "backbone", "decode_head"}
 

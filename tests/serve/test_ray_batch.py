@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from segdeploy.cli.eval import command as evaluate
-from segdeploy.cli.predict import command as predict
+from segdeploy.cli.main import cli
 from segdeploy.images.dataset import find_samples
 from segdeploy.runtime.evaluation import tally
 from segdeploy.runtime.files import Drawing, find_jobs, predict_files
@@ -104,14 +103,14 @@ def test_both_commands_take_it(address, onnx_artifact, encoded, labelled_root, t
     (tmp_path / "x.png").write_bytes(encoded[0])
     spread = ["--engine", "ray", "--address", address, "--threads", "1"]
     predicted = CliRunner().invoke(
-        predict, [str(onnx_artifact.folder), str(tmp_path / "x.png"), "--out", str(tmp_path), *spread]
+        cli, ["predict", str(onnx_artifact.folder), str(tmp_path / "x.png"), "--out", str(tmp_path), *spread]
     )
     assert predicted.exit_code == 0, predicted.output
     assert (tmp_path / "x_mask.png").is_file()
-    words = [str(onnx_artifact.folder), "--data", str(labelled_root), "--threads", "1", "--json"]
+    words = ["eval", str(onnx_artifact.folder), "--data", str(labelled_root), "--threads", "1", "--json"]
     told = []
     for name, more in (("here", []), ("there", spread[:4])):
-        ended = CliRunner().invoke(evaluate, [*words, str(tmp_path / f"{name}.json"), *more])
+        ended = CliRunner().invoke(cli, [*words, str(tmp_path / f"{name}.json"), *more])
         assert ended.exit_code == 0, ended.output
         told.append(json.loads((tmp_path / f"{name}.json").read_text()))
     assert told[0]["classes"] == told[1]["classes"]

@@ -10,10 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from segdeploy.base.errors import ArtifactError, InputError
-from segdeploy.cli.eval import command as evaluate
-from segdeploy.cli.pack import command
-from segdeploy.cli.predict import command as predict
-from segdeploy.cli.serve import command as serve
+from segdeploy.cli.main import cli
 from segdeploy.cli.serve_ray import parse_replicas
 from segdeploy.serve.ray_app import RaySettings, fetch
 from segdeploy.serve.ray_config import pack_ray
@@ -76,8 +73,8 @@ def test_an_artifact_is_fetched_from_an_address(onnx_artifact, tmp_path):
 def test_pack_writes_them_and_says_what_is_next(onnx_artifact, copied, tmp_path):
     """Where the artifact lies in the image, and how to ask; not the token."""
     out = tmp_path / "out"
-    words = [copied(onnx_artifact).folder, "--to", "ray", "--out", out, "--unverified", "--workers", 2]
-    ended = CliRunner().invoke(command, list(map(str, words)))
+    words = ["pack", copied(onnx_artifact).folder, "--to", "ray", "--out", out, "--unverified", "--workers", 2]
+    ended = CliRunner().invoke(cli, list(map(str, words)))
     assert ended.exit_code == 0, ended.output
     assert "COPY" in ended.output
     assert {one.name for one in out.iterdir()} == {"tiny.serve.yaml", "tiny.rayservice.yaml", "tiny.authorization"}
@@ -98,17 +95,17 @@ def test_other_replicas_are_refused(text):
 
 
 @pytest.mark.parametrize(
-    ("called", "words", "told"),
+    ("words", "told"),
     [
-        (serve, ["x", "--engine", "ray", "--workers", "2"], "--workers is for --engine torchserve, not ray"),
-        (serve, ["x.mar", "--replicas", "2"], "--replicas is for --engine ray, not torchserve"),
-        (predict, ["x.png", "--out", "o", "--processes", "2"], "--processes is for --engine ray, not local"),
-        (predict, ["x.png", "--out", "o", "--engine", "ray", "--url", "http://x/"], "--url is for --engine local, not ray"),
-        (evaluate, ["x", "--journal", "j"], "--journal is for --engine ray, not local"),
+        (["serve", "x", "--engine", "ray", "--workers", "2"], "--workers is for --engine torchserve, not ray"),
+        (["serve", "x.mar", "--replicas", "2"], "--replicas is for --engine ray, not torchserve"),
+        (["predict", "x.png", "--out", "o", "--processes", "2"], "--processes is for --engine ray, not local"),
+        (["predict", "x.png", "--out", "o", "--engine", "ray", "--url", "http://x/"], "--url is for --engine local, not ray"),
+        (["eval", "x", "--journal", "j"], "--journal is for --engine ray, not local"),
     ],
 )
-def test_options_of_another_engine_are_refused(called, words, told):
+def test_options_of_another_engine_are_refused(words, told):
     """None is taken and then does nothing."""
-    ended = CliRunner().invoke(called, words)
+    ended = CliRunner().invoke(cli, words)
     assert ended.exit_code == 2
     assert told in ended.output
