@@ -55,6 +55,7 @@ def draw_growth(report: GrowthReport, path: Path) -> None:
         raise InputError(expected=f"a --plot file that ends in {', '.join(_SUFFIXES)}", got=f"'{path.name}'", fix="rename it")
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import EngFormatter, LogFormatter, NullLocator
     except ModuleNotFoundError as error:
         raise MissingExtraError(package="matplotlib", extra="bench", purpose="the plot of growth") from error
     curves = [curve for curve in report.curves if curve.exponent is not None]
@@ -70,6 +71,11 @@ def draw_growth(report: GrowthReport, path: Path) -> None:
         axes.plot(x, np.exp(offset) * x**slope, color="#6f7a80", linewidth=1)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        # Ticks where something was measured: a logarithmic scale's own labels stand in each other's way within one decade.
+        axes.set_xticks(x, [EngFormatter(places=0, sep="")(value) for value in x], fontsize=8)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
         axes.set_xlabel(curve.name)
         axes.set_ylabel("ms")
         axes.set_title(f"exponent {slope:.2f}", fontsize=10)
