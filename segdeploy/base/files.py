@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -86,18 +86,30 @@ def _remove_left(folder: Path) -> None:
     for left in folder.iterdir():
         if not _LEFT.fullmatch(left.name):
             continue
-        try:
-            handle = os.open(left, os.O_RDWR | os.O_NOFOLLOW)  # no folder, which has its own way
-        except OSError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue  # its process lives, or nobody can tell
-        else:
-            left.unlink(missing_ok=True)
-        finally:
-            os.close(handle)
+        # For writing, which opens no folder: those have their own way.
+        remove_left(left, os.O_RDWR, lambda path: path.unlink(missing_ok=True))
+
+
+def remove_left(left: Path, access: int, remove: Callable[[Path], object]) -> None:
+    """Remove what a process that has ended left behind; while its process lives it holds a lock on it.
+
+    Args:
+        left: a temporary file or folder.
+        access: of ``os.open``: that which the lock was taken with.
+        remove: does it.
+    """
+    try:
+        handle = os.open(left, access | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return  # its process lives, or nobody can tell
+    else:
+        remove(left)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segdeploy.base.errors import InputError
-from segdeploy.base.files import TEMPORARY, current_umask, make_parent, writable
+from segdeploy.base.files import TEMPORARY, current_umask, make_parent, remove_left, writable
 
 MARK_NAME = ".segdeploy"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
@@ -125,18 +125,7 @@ def _temporary_beside(place: Path) -> Iterator[Path]:
 
 def _remove_left(place: Path) -> None:
     for left in _beside(place, ""):
-        try:
-            handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue  # its process lives, or nobody can tell
-        else:
-            shutil.rmtree(left, ignore_errors=True)
-        finally:
-            os.close(handle)
+        remove_left(left, os.O_RDONLY, lambda path: shutil.rmtree(path, ignore_errors=True))
 
 
 def _restore(place: Path) -> None:

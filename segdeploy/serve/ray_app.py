@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -162,6 +163,7 @@ def fetch(artifact: str) -> Path:
     try:
         fs.copy_files(artifact, str(folder))
     except (OSError, ArrowException, ValueError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
         fix = "check the address, and who may read it"
         raise ArtifactError(expected=f"an artifact's folder at '{artifact}'", got=str(error), fix=fix) from error
     return folder

@@ -60,14 +60,18 @@ def test_what_never_passed_is_packed_only_on_demand(onnx_artifact, tmp_path):
         pack_ray(onnx_artifact, SETTINGS, image="i", out=tmp_path)
 
 
-def test_an_artifact_is_fetched_from_an_address(onnx_artifact, tmp_path):
-    """The files of a bucket come whole; an address of nothing is one line."""
+def test_an_artifact_is_fetched_from_an_address(onnx_artifact, tmp_path, monkeypatch):
+    """The files of a bucket come whole; an address of nothing is one line, and leaves nothing."""
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(copies))
     folder = fetch(onnx_artifact.folder.as_uri())
     assert {one.name: one.read_bytes() for one in folder.iterdir()} == {
         one.name: one.read_bytes() for one in onnx_artifact.folder.iterdir()
     }
     with pytest.raises(ArtifactError, match="nowhere"):
         fetch((tmp_path / "nowhere").as_uri())
+    assert list(copies.iterdir()) == [folder]
 
 
 def test_pack_writes_them_and_says_what_is_next(onnx_artifact, copied, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from segdeploy.runtime.backends.torch_device import device_name, import_torch, p
 from segdeploy.runtime.session import Prediction, Staged, checked_images
 
 
-class TorchSession:
+class TorchSession(ABC):
     """A deploy graph on a torch device; ``_forward`` runs it."""
 
     def __init__(self, artifact: Artifact, device: str, threads: int) -> None:
@@ -48,6 +49,6 @@ class TorchSession:
         self._forward(staged.data)
         synchronize(self._torch, self._device)
 
+    @abstractmethod
     def _forward(self, batch: Any) -> tuple[Any, Any]:
         """Mask and logits of uint8 [N, H, W, 3], all on the device."""
-        raise NotImplementedError
