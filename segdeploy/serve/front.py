@@ -2,15 +2,13 @@
 
 TorchServe itself has none: a connection that says nothing, or a request that never ends, is kept for ever, and stopping it cuts
 off what it is working on. This watches, of each connection, whether a request is coming in, being answered, or neither. Of what
-passes it reads no more than where a request ends.
+passes it reads no more than where a request and an answer end, and changes no more than a query (see ``http_message``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import re
 import socket
 import threading
 import time
@@ -19,15 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segdeploy.serve.http_message import LARGEST_HEAD_BYTES, Message, may_have_query, with_options
+
 _CHUNK_BYTES = 1 << 16
-_LARGEST_HEAD_BYTES = 1 << 16
 _SILENCE_S = 0.2
-_END = b"\r\n\r\n"
-_LAST_CHUNK = b"0\r\n\r\n"
-# As leniently as TorchServe reads them: it takes a lone LF for a line's end, and skips control characters before a request.
-_LENGTH = re.compile(rb"\n[ \t]*content-length[ \t]*:[ \t]*(\d+)", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\n[ \t]*transfer-encoding[ \t]*:[^\r\n]*chunked", re.IGNORECASE)
-_SKIPPED = bytes([*range(33), *range(0x7F, 0xA0)])
+_GO_ON = (b"HTTP/1.1 1", b"HTTP/1.0 1")
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: 37\r\n\r\n"
     b"too many connections, try again soon\n"
@@ -62,51 +56,64 @@ class Link:
 
     def __init__(self) -> None:
         self.since = time.monotonic()
-        self.waiting = False  # a whole request has come in and is not answered
+        self.free = asyncio.Event()  # nothing waits for its answer
+        self.free.set()
         self.unsent: Callable[[], int] = lambda: 0  # bytes of an answer that the client has not taken yet
         self.held_bytes = 0  # of a request that is not answered
-        self._head = b""
-        self._tail = b""
-        self._missing = 0  # bytes of the body
+        self._request, self._answer = Message(), Message()
+        self._kept = b""  # of a head, not passed on yet
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a whole request has come in and is not answered."""
+        return not self.free.is_set()
 
     @property
     def coming(self) -> bool:
         """Whether a part of a request has come in."""
-        return not self.waiting and bool(self._head)
+        return not self.waiting and self._request.begun
 
     @property
     def busy(self) -> bool:
-        """Whether something is asked or being answered. An answer has many parts: a moment of silence is its end."""
+        """Whether something is asked or being answered. A moment of silence is the end of an answer that says no length."""
         return self.waiting or self.coming or self.unsent() > 0 or time.monotonic() - self.since < _SILENCE_S
 
-    def asked(self, chunk: bytes) -> None:
-        """Take note of bytes from the client."""
-        if not self.coming:
-            chunk = chunk.lstrip(_SKIPPED)
-            if not chunk:
-                return
-            self.since, self.waiting, self._head, self._tail = time.monotonic(), False, b"", b""
-            self.held_bytes = 0
-        self.held_bytes += len(chunk)
-        if not self._head.endswith(_END):
-            self._head += chunk
-            head, end, chunk = self._head.partition(_END)
-            if not end:
-                # Not to be kept without end; TorchServe refuses it by itself.
-                self._head = self._head[-_LARGEST_HEAD_BYTES:]
-                return
-            self._head = head + end
-            length = _LENGTH.search(self._head)
-            self._missing = int(length.group(1)) if length else 0
-        self._missing -= len(chunk)
-        self._tail = (self._tail + chunk)[-len(_LAST_CHUNK) :]
-        self.waiting = self._tail == _LAST_CHUNK if _CHUNKED.search(self._head) else self._missing <= 0
+    def asked(self, chunk: bytes) -> tuple[bytes, bytes]:
+        """Take note of bytes from the client, while nothing waits for its answer.
 
-    def answered(self, _: bytes) -> None:
+        Returns:
+            What is to be passed on now, and what belongs to the next request.
+        """
+        begun, headed = self._request.begun, self._request.headed
+        rest = self._request.take(chunk)
+        taken = chunk[: len(chunk) - len(rest)]
+        if not self._request.begun:
+            return taken, rest
+        if not begun:
+            self.since, self.held_bytes = time.monotonic(), 0
+        self.held_bytes += len(taken)
+        passed = self._kept + taken
+        self._kept = b""
+        if not self._request.headed and len(passed) < LARGEST_HEAD_BYTES and may_have_query(passed):
+            passed, self._kept = b"", passed
+        elif self._request.headed and not headed:
+            passed = with_options(passed)
+        if self._request.whole:
+            self._request = Message()
+            self.free.clear()
+        return passed, rest
+
+    def answered(self, chunk: bytes) -> None:
         """Take note of bytes from the server."""
-        if self.waiting:
-            self.waiting, self._head, self.held_bytes = False, b"", 0
         self.since = time.monotonic()
+        while self.waiting and chunk:
+            chunk = self._answer.take(chunk)
+            if not self._answer.whole:
+                return
+            if not self._answer.head.startswith(_GO_ON):
+                self.held_bytes = 0
+                self.free.set()
+            self._answer = Message()
 
     def overdue(self, limits: Limits) -> bool:
         """Whether it is to be closed."""
@@ -197,8 +204,7 @@ class Front:
             self._links[task] = link
             server, to_server = await asyncio.open_unix_connection(self._behind)
             try:
-                asked = functools.partial(self._asked, link)
-                await _both(_pass(client, to_server, asked), _pass(server, to_client, link.answered))
+                await _both(self._ask(client, to_server, link), _answer(server, to_client, link))
             finally:
                 to_server.close()
         except (OSError, asyncio.CancelledError):  # cut off by one side, or by us
@@ -209,15 +215,20 @@ class Front:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await to_client.wait_closed()
 
-    def _asked(self, link: Link, chunk: bytes) -> None:
-        """Take note of bytes from a client.
+    async def _ask(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter, link: Link) -> None:
+        """Pass requests on, one when the one before it is answered: TorchServe may answer those of one connection in any order.
 
         Raises:
-            ConnectionAbortedError: with them there are more than may be.
+            ConnectionAbortedError: with what has come there are more bytes than may be.
         """
-        link.asked(chunk)
-        if sum(one.held_bytes for one in self._links.values()) > self._limits.most_bytes:
-            raise ConnectionAbortedError
+        while chunk := await client.read(_CHUNK_BYTES):
+            while chunk:
+                await link.free.wait()
+                passed, chunk = link.asked(chunk)
+                if sum(one.held_bytes for one in self._links.values()) > self._limits.most_bytes:
+                    raise ConnectionAbortedError
+                to_server.write(passed)
+                await to_server.drain()
 
     def _make_room(self) -> bool:
         """Whether one more may come, in another's place where there are as many as may be."""
@@ -244,8 +255,8 @@ async def _both(*ways: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, noted: Callable[[bytes], None]) -> None:
-    while chunk := await reader.read(_CHUNK_BYTES):
-        noted(chunk)
-        writer.write(chunk)
-        await writer.drain()
+async def _answer(server: asyncio.StreamReader, to_client: asyncio.StreamWriter, link: Link) -> None:
+    while chunk := await server.read(_CHUNK_BYTES):
+        link.answered(chunk)
+        to_client.write(chunk)
+        await to_client.drain()

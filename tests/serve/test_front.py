@@ -194,7 +194,7 @@ def test_a_client_that_does_not_take_its_answer_is_closed():
     """An answer of which nothing is read is in flight, but only for so long."""
     link = Link()
     link.asked(HEAD + b"body")
-    link.answered(b"part")
+    link.answered(ANSWER)
     link.unsent = lambda: 1
     link.since -= 1
     assert link.busy
@@ -212,9 +212,51 @@ def test_where_a_request_ends_is_told_from_its_bytes():
             link.asked(bytes([byte]))
             assert link.waiting or link.coming
         assert link.waiting
-        link.answered(b"HTTP/1.1 200 OK")
+        for byte in b"HTTP/1.1 100 Continue\r\n\r\n" + ANSWER[:-1]:
+            link.answered(bytes([byte]))
+            assert link.waiting
+        link.answered(ANSWER[-1:])
         assert not link.waiting
         assert not link.coming
+
+
+def test_a_query_comes_to_the_handler(fronted):
+    """In the header that it reads, after what that says already; in one piece or byte by byte, and nothing else is changed."""
+    _, behind, connect = fronted()
+    asked = HEAD.replace(b"/x", b"/predictions/tiny?as=json&classes=a%2Cb\xe9")
+    given = asked.replace(b"Host", b"x-segdeploy-options: size=network \r\nHost")
+    connection = connect()
+    for byte in asked + b"body":
+        connection.sendall(bytes([byte]))
+    assert connection.recv(1000) == ANSWER
+    for one in (given, asked.replace(b"predictions", b"else"), asked.replace(b"as=json&classes=a%2Cb\xe9", b"")):
+        connection.sendall(one + b"body")
+        assert connection.recv(1000) == ANSWER
+    query = b"as=json&classes=a%2Cb%E9"
+    first_line = asked.partition(b"\r\n")[0] + b"\r\n"
+    with_header = asked.replace(first_line, first_line + b"X-Segdeploy-Options: " + query + b"\r\n")
+    assert behind.received[0] == with_header + b"body"
+    assert behind.received[1] == given.replace(b"=network ", b"=network&" + query) + b"body"
+    assert behind.received[2] == asked.replace(b"predictions", b"else") + b"body"
+    assert b"options" not in behind.received[3].lower()
+
+
+def test_one_request_of_a_connection_is_passed_on_at_a_time(fronted):
+    """Of several that come at once: TorchServe may answer them in any order. On drain all of them are answered."""
+    front, behind, connect = fronted()
+    behind.let.clear()
+    connection = connect()
+    bodies = [b"one.", b"two.", b"tre."]
+    connection.sendall(b"".join(HEAD + body for body in bodies[:2]))
+    until(lambda: behind.received == [HEAD + b"one."])
+    connection.sendall(HEAD + bodies[2])
+    assert not front.finish(0.3)
+    assert len(behind.received) == 1
+    behind.let.set()
+    assert front.finish(5)
+    assert behind.received == [HEAD + body for body in bodies]
+    connection.settimeout(5)
+    assert b"".join(iter(lambda: connection.recv(1000), b"")) == 3 * ANSWER
 
 
 def until(true):

@@ -289,16 +289,22 @@ def interval(values):
 def show(subjects):
     """The table: rates and shares by rounds, latencies of all rounds together."""
     base = next(one for one in subjects if one.name == "in-process")
-    print("name               images/s       share of in-process   p50 p99 ms   lone p50 p99   half even p99   half random p50 p99")
+    print(
+        "name               images/s       share of in-process   p50 p99 ms   lone p50 p99   half even p99   half random p50 p99"
+    )
     for one in subjects:
         rate, around = interval([turn.rate for turn in one.turns])
         share, width = interval([mine.rate / theirs.rate for mine, theirs in zip(one.turns, base.turns, strict=True)])
-        lone, busy, even, random = ([value for turn in one.turns for value in getattr(turn, name)] for name in ("lone", "busy", "even", "random"))
+        lone, busy, even, random = (
+            [value for turn in one.turns for value in getattr(turn, name)] for name in ("lone", "busy", "even", "random")
+        )
         alone = np.median(lone)
         line = f"{one.name:17s} {rate:6.2f} ± {around:4.2f}   {100 * share:6.1f} % ± {100 * width:4.1f}"
         line += f"   {np.median(busy):6.0f} {np.percentile(busy, 99):6.0f}   {alone:5.0f} {np.percentile(lone, 99):5.0f}"
         for values, of in ((even, (99,)), (random, (50, 99))):
-            line += "   " + " ".join(f"{np.percentile(values, p):5.0f} ({np.percentile(values, p) / alone:.2f}x)" for p in of if values)
+            line += "   " + " ".join(
+                f"{np.percentile(values, p):5.0f} ({np.percentile(values, p) / alone:.2f}x)" for p in of if values
+            )
         print(f"{line}   idle {100 * one.idle:.1f} % of a CPU")
     print("\nCPU time of a request at full load, ms, by process:")
     for one in subjects:
