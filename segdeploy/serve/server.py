@@ -27,6 +27,7 @@ from segdeploy.serve.torchserve_config import (
     CONFIG_NAME,
     HOST,
     LARGEST_MESSAGE_BYTES,
+    LOG_CONFIG,
     Addresses,
     write_config,
 )
@@ -155,7 +156,7 @@ def start(
         command = [
             *(sys.executable, "-I", supervisor.__file__, folder),
             *(sys.executable, executable, "--start", "--foreground", "--ncs", "--model-store", str(store)),
-            *("--models", f"{archive.stem}={archive.stem}", "--ts-config", str(config)),
+            *("--models", f"{archive.stem}={archive.stem}", "--ts-config", str(config), "--log-config", str(LOG_CONFIG)),
         ]
         log = scratch / "server.log"
         process = stack.enter_context(_running(command, scratch, log, _variables(folder, java, chosen)))
@@ -189,8 +190,6 @@ def _variables(folder: str, java: str, settings: Settings) -> dict[str, str]:
         "JAVA_HOME": java,
         "TEMP": folder,
         "TMPDIR": folder,
-        "LOG_LOCATION": f"{folder}/logs",
-        "METRICS_LOCATION": f"{folder}/logs",
         environment.MAX_RESPONSE_BYTES: str(LARGEST_MESSAGE_BYTES),
     }
     return variables | ({environment.MAX_PIXELS: str(settings.max_pixels)} if settings.max_pixels is not None else {})

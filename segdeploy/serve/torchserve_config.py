@@ -16,6 +16,7 @@ HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 CONFIG_NAME = "config.properties"
 METRICS_NAME = "metrics.yaml"
+LOG_CONFIG = Path(__file__).parent / "torchserve_log.xml"
 # Of a request's body, and of an answer: TorchServe ends the worker that sends more, so that ours says it instead.
 LARGEST_MESSAGE_BYTES = 64 << 20
 # Tokens are made anew at every start; TorchServe's hour would end a service that runs longer.
@@ -78,6 +79,8 @@ def write_config(
         "default_workers_per_model": "1",
         # It starts a Python with torch inside every minute, to say what any machine's own monitoring says.
         "disable_system_metrics": "true",
+        # At tens of requests a second the second compiler never has done: it would take as much of a core as serving does.
+        "vmargs": "-XX:TieredStopAtLevel=1",
         "metrics_mode": "prometheus",
         "metrics_config": str(metrics.resolve()),
     }

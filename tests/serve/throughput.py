@@ -2,13 +2,14 @@
 
     python tests/serve/throughput.py ARTIFACT PICTURE... [--checkpoint FILE] [--only NAME,...] [--rounds N] [--json FILE]
 
-Everything that answers runs on ``--server-cpus`` (0), whatever asks on ``--client-cpus`` (1): the predictor, the servers with all of
-their processes. All are started once, and are asked in turns, another one first in each round. In each turn: one request after the
-other (a lone request); ``--at-once`` (8) connections that ask as soon as they are answered; and, with ``--half``, an open loop at half
-of the rate that this subject has just kept, at even distances and at random ones (Poisson), where latency counts from the moment
-at which a request was due. A mask that is not the predictor's ends it with exit status 1.
+Whatever answers runs on ``--server-cpus`` (0), with all of its processes; what asks on ``--client-cpus`` (1). They are measured
+in turns, another one first in each round. In each turn a subject is started anew, alone, and left idle for some seconds; then
+it is asked: ``--warm`` requests that do not count; one after the other (a lone request); by ``--at-once`` (8) connections that
+ask again as soon as they are answered; and, with ``--half``, in an open loop at half of the rate that it has just kept, at even
+distances and at random ones (Poisson), where latency counts from the moment at which a request was due. A mask that is not the
+predictor's ends it with exit status 1.
 
-``--checkpoint`` adds mmseg's own handler for TorchServe, as its package has it, with its ``postprocess`` mended so that it answers.
+``--checkpoint`` adds mmseg's own handler for TorchServe, as its package has it, with a ``postprocess`` that answers.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
@@ -42,7 +44,7 @@ from segdeploy.serve.predictor import open_predictor
 from segdeploy.serve.request import Request
 
 NAME = "model"
-_IDLE_S = 5
+_IDLE_S = 3
 _MENDED = """
 import cv2
 from mmseg_handler import MMsegHandler
@@ -64,6 +66,7 @@ def handle(data, context):
 class Turn:
     """What was measured of one subject in one round; latencies in milliseconds."""
 
+    idle: float  # CPU time of a second without work
     lone: list[float]
     rate: float
     busy: list[float]
@@ -192,22 +195,23 @@ class Subject:
     """One that answers, and its process."""
 
     def __init__(self, name, options):
-        self.name, self.turns, self.idle = name, [], 0.0
+        self.name, self.turns, self._options = name, [], options
+
+    @contextlib.contextmanager
+    def running(self):
+        """Its process, and what belongs to it, until the block ends."""
         self._pipe, theirs = multiprocessing.Pipe()
-        context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=answer if name in DIRECT else serve, args=(name, options, theirs))
+        work = answer if self.name in DIRECT else serve
+        self.process = multiprocessing.get_context("spawn").Process(target=work, args=(self.name, self._options, theirs))
         self.process.start()
         theirs.close()
-
-    def ready(self):
-        """Wait until it is up."""
-        self._where = self._pipe.recv()
-
-    def stop(self):
-        """End it, with what belongs to it."""
-        with contextlib.suppress(OSError):
-            self._pipe.send(None)
-        self.process.join(60)
+        try:
+            self._where = self._pipe.recv()
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self._pipe.send(None)
+            self.process.join(60)
 
     def cpu_s(self):
         """Seconds that each of its processes has used."""
@@ -264,12 +268,14 @@ def measure(subject, bodies, right, options, seed):
                 sys.exit(f"{subject.name}: another answer than the predictor's: {one[:40]!r}")
         return seconds, taken
 
-    run(4)
+    before = sum(subject.cpu_s().values())
+    time.sleep(_IDLE_S)
+    idle = (sum(subject.cpu_s().values()) - before) / _IDLE_S
+    run(options.warm, at_once=options.at_once)
     _, lone = run(options.lone)
-    run(options.at_once, at_once=options.at_once)
     before = subject.cpu_s()
     seconds, busy = run(options.requests, at_once=options.at_once)
-    turn = Turn(lone, options.requests / seconds, busy)
+    turn = Turn(idle, lone, options.requests / seconds, busy)
     turn.cpu_s = {name: used - before.get(name, 0) for name, used in subject.cpu_s().items()}
     if options.half:
         distance = 2 / turn.rate
@@ -286,31 +292,42 @@ def interval(values):
     return np.mean(values), stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
 
 
+def pooled(subject, name):
+    """Of all rounds."""
+    return [value for turn in subject.turns for value in getattr(turn, name)]
+
+
 def show(subjects):
     """The table: rates and shares by rounds, latencies of all rounds together."""
     base = next(one for one in subjects if one.name == "in-process")
-    print(
-        "name               images/s       share of in-process   p50 p99 ms   lone p50 p99   half even p99   half random p50 p99"
+    heads = (
+        "name             ",
+        "images/s      ",
+        "% of in-process",
+        "lone ms, p99",
+        "busy, p99  ",
+        "half: even p99, random p99",
+        "idle",
     )
+    print("   ".join(heads))
     for one in subjects:
         rate, around = interval([turn.rate for turn in one.turns])
-        share, width = interval([mine.rate / theirs.rate for mine, theirs in zip(one.turns, base.turns, strict=True)])
-        lone, busy, even, random = (
-            [value for turn in one.turns for value in getattr(turn, name)] for name in ("lone", "busy", "even", "random")
-        )
+        share, width = interval([100 * mine.rate / theirs.rate for mine, theirs in zip(one.turns, base.turns, strict=True)])
+        lone, busy, even, random = (pooled(one, name) for name in ("lone", "busy", "even", "random"))
         alone = np.median(lone)
-        line = f"{one.name:17s} {rate:6.2f} ± {around:4.2f}   {100 * share:6.1f} % ± {100 * width:4.1f}"
-        line += f"   {np.median(busy):6.0f} {np.percentile(busy, 99):6.0f}   {alone:5.0f} {np.percentile(lone, 99):5.0f}"
-        for values, of in ((even, (99,)), (random, (50, 99))):
-            line += "   " + " ".join(
-                f"{np.percentile(values, p):5.0f} ({np.percentile(values, p) / alone:.2f}x)" for p in of if values
-            )
-        print(f"{line}   idle {100 * one.idle:.1f} % of a CPU")
+        cells = [f"{one.name:17s}", f"{rate:6.2f} ± {around:4.2f}", f"{share:6.1f} ± {width:4.1f}"]
+        cells += [f"{np.median(values):5.0f} {np.percentile(values, 99):5.0f}" for values in (lone, busy)]
+        for values in filter(None, (even, random)):
+            late = np.percentile(values, 99)
+            cells.append(f"{late:5.0f} = {late / alone:.2f} x lone")
+        print("   ".join(cells), f"  {100 * np.mean([turn.idle for turn in one.turns]):.1f} % of a CPU")
     print("\nCPU time of a request at full load, ms, by process:")
     for one in subjects:
-        used = {name: sum(turn.cpu_s.get(name, 0) for turn in one.turns) for name in one.turns[-1].cpu_s}
-        each = {name: 1e3 * value / sum(len(turn.busy) for turn in one.turns) for name, value in used.items()}
-        print(f"{one.name:17s}", ", ".join(f"{name.split()[0]} {value:.1f}" for name, value in each.items() if value > 0.05))
+        used = Counter()
+        for turn in one.turns:
+            for name, value in turn.cpu_s.items():
+                used[name.split()[0]] += 1e3 * value / len(pooled(one, "busy"))
+        print(f"{one.name:17s}", ", ".join(f"{name} {value:.1f}" for name, value in used.most_common() if value > 0.05))
 
 
 def main():
@@ -323,6 +340,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--lone", type=int, default=12)
+    parser.add_argument("--warm", type=int, default=64)
     parser.add_argument("--half", type=int, default=0)
     parser.add_argument("--at-once", type=int, default=8)
     parser.add_argument("--server-cpus", type=lambda text: [int(one) for one in text.split(",")], default=[0])
@@ -334,22 +352,15 @@ def main():
     bodies = [path.read_bytes() for path in options.pictures]
     subjects = [Subject(name, options) for name in names]
     os.sched_setaffinity(0, options.client_cpus)
-    try:
-        for one in subjects:
-            one.ready()
-        before = [one.cpu_s() for one in subjects]
-        time.sleep(_IDLE_S)
-        for one, used in zip(subjects, before, strict=True):
-            one.idle = (sum(one.cpu_s().values()) - sum(used.values())) / _IDLE_S
-        right = next(one for one in subjects if one.name == "in-process").run(bodies)[2]
-        for number in range(options.rounds):
-            for index in range(len(subjects)):
-                one = subjects[(index + number) % len(subjects)]
+    first = Subject("in-process", options)
+    with first.running():
+        right = first.run(bodies)[2]
+    for number in range(options.rounds):
+        for index in range(len(subjects)):
+            one = subjects[(index + number) % len(subjects)]
+            with one.running():
                 measure(one, bodies, right, options, number)
-                print(f"round {number + 1}: {one.name}: {one.turns[-1].rate:.2f}/s", file=sys.stderr)
-    finally:
-        for one in subjects:
-            one.stop()
+            print(f"round {number + 1}: {one.name}: {one.turns[-1].rate:.2f}/s", file=sys.stderr)
     show(subjects)
     if options.json:
         options.json.write_text(json.dumps({one.name: [vars(turn) for turn in one.turns] for one in subjects}))
