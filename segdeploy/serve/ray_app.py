@@ -6,12 +6,14 @@ There is no ingress of its own: a replica that is told to end finishes what it h
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import msgspec
 
 from segdeploy.base.errors import ArtifactError
+from segdeploy.base.files import remove_left
 from segdeploy.base.machine import usable_cpus
 from segdeploy.serve import environment
 from segdeploy.serve.api import Api
@@ -27,6 +30,7 @@ from segdeploy.serve.predictor import open_predictor
 from segdeploy.serve.request import Answer, Request
 
 HEALTH_PERIOD_S = 10.0
+_COPY = "segdeploy-artifact-"
 _DRAIN_S = 60.0
 # Upper ends in seconds of a stage: of what takes less than a millisecond on a GPU, and seconds on a CPU.
 _BUCKETS_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0]
@@ -73,9 +77,11 @@ class Replica:
         os.environ[environment.WORKERS] = str(max(1, usable_cpus() // self._settings.cpus))
         if self._settings.max_pixels is not None:
             os.environ[environment.MAX_PIXELS] = str(self._settings.max_pixels)
-        folder = fetch(self._settings.artifact)
-        self._predictor = open_predictor(folder, 0 if self._settings.gpus else None, _observer(self._settings.name))
-        self._predictor.warm_up(self._settings.batch_size)
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(fetched(self._settings.artifact))
+            self._predictor = open_predictor(folder, 0 if self._settings.gpus else None, _observer(self._settings.name))
+            self._predictor.warm_up(self._settings.batch_size)
+            self._held = stack.pop_all()
         self._thread = ThreadPoolExecutor(1, "segdeploy-model")  # one: a health check waits for the batch before it
         self._api = Api(self._settings.name, self._predictor.manifest, self._ask, self._settings.token_sha256)
         self._waiting, self._proven = 0, time.monotonic()
@@ -86,6 +92,12 @@ class Replica:
 
         delay_s = self._settings.batch_delay_ms / 1e3
         self._batched = serve.batch(max_batch_size=self._settings.batch_size, batch_wait_timeout_s=delay_s)(answer)
+
+    def __del__(self) -> None:
+        """Serve calls this when a replica ends: a fetched copy of the artifact goes with it."""
+        held = getattr(self, "_held", None)
+        if held is not None:
+            held.close()
 
     async def __call__(self, request: Any) -> Any:
         """Answer a request of HTTP."""
@@ -149,24 +161,45 @@ def build(args: dict[str, Any]) -> Any:
     return deployment.bind(msgspec.to_builtins(settings))
 
 
-def fetch(artifact: str) -> Path:
-    """The artifact's folder here: itself, or a copy of what lies in a bucket. Its hashes are checked when it is opened.
+@contextlib.contextmanager
+def fetched(artifact: str) -> Iterator[Path]:
+    """The artifact's folder here: itself, or a copy of what lies in a bucket, for as long as the block runs.
+
+    Its hashes are checked when it is opened. A copy that a process left which was killed is removed too.
 
     Raises:
         ArtifactError: it cannot be fetched.
     """
     if "://" not in artifact:
-        return Path(artifact)
+        yield Path(artifact)
+        return
     from pyarrow import ArrowException, fs
 
-    folder = Path(tempfile.mkdtemp(prefix="segdeploy-artifact-"))
+    for left in Path(tempfile.gettempdir()).glob(f"{_COPY}*"):
+        remove_left(left, os.O_RDONLY, lambda path: shutil.rmtree(path, ignore_errors=True))
+    folder, handle = _locked_copy()
     try:
-        fs.copy_files(artifact, str(folder))
-    except (OSError, ArrowException, ValueError) as error:
+        try:
+            fs.copy_files(artifact, str(folder))
+        except (OSError, ArrowException, ValueError) as error:
+            fix = "check the address, and who may read it"
+            raise ArtifactError(expected=f"an artifact's folder at '{artifact}'", got=str(error), fix=fix) from error
+        yield folder
+    finally:
         shutil.rmtree(folder, ignore_errors=True)
-        fix = "check the address, and who may read it"
-        raise ArtifactError(expected=f"an artifact's folder at '{artifact}'", got=str(error), fix=fix) from error
-    return folder
+        os.close(handle)
+
+
+def _locked_copy() -> tuple[Path, int]:
+    """A new folder, with a lock that says that this process lives."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_COPY))
+        handle = os.open(folder, os.O_RDONLY)
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if folder.exists():  # between its making and its lock another may have taken it for a left one
+            return folder, handle
+        os.close(handle)
 
 
 def _observer(model: str) -> Observer:

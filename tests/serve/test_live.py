@@ -11,6 +11,8 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -20,6 +22,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from segdeploy.base.errors import InputError, ServeError
 from segdeploy.images.decode import decode_image
@@ -101,6 +104,38 @@ def test_its_worker_has_the_settings(server):
     assert "SEGDEPLOY_WORKERS" not in worker.environ()  # the archive says it
     described = server.management.request("GET", "/models/tiny-1.x")[1][0]
     assert (described["batchSize"], described["maxBatchDelay"], described["deviceType"]) == (4, 50, "cpu")
+
+
+def test_a_killed_worker_costs_answers_and_never_gives_a_wrong_one(server, onnx_session, encoded):
+    """What it was working on is told 5xx; another worker comes, and its masks are the same."""
+    httpx = pytest.importorskip("httpx", reason="httpx is not installed")
+    labels = [predict_labels(onnx_session, decode_image(body, "test")) for body in encoded]
+    killed, again = threading.Event(), threading.Event()
+    deadline = time.monotonic() + 60
+
+    def ask(which):
+        statuses = []
+        with httpx.Client(headers=server.headers, timeout=60, trust_env=False) as http:
+            while not (again.is_set() or time.monotonic() > deadline):
+                late = killed.is_set()
+                answer = http.post(server.url, content=encoded[which])
+                statuses.append(answer.status_code)
+                if answer.status_code == 200:
+                    assert np.array_equal(np.array(Image.open(io.BytesIO(answer.content))), labels[which])
+                    if late and any(status >= 500 for status in statuses):
+                        again.set()
+                time.sleep(0.02)
+        return statuses
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask, which) for which in range(4)]
+        time.sleep(0.3)
+        below = psutil.Process(server.pid).children(recursive=True)
+        next(one for one in below if "model_service_worker" in str(one.cmdline())).kill()
+        killed.set()
+        statuses = [status for one in asking for status in one.result()]
+    assert again.is_set()
+    assert {status for status in statuses if status != 200} <= {500, 503, 507}
 
 
 def test_it_says_that_it_is_healthy(server):
