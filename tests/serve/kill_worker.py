@@ -2,8 +2,8 @@
 
     python tests/serve/kill_worker.py URL ARTIFACT PICTURE... --pid PID [--header FILE] [--rate 5] [--seconds 60] [--kills 3]
 
-Requests come at an even rate, whatever is answered. PID is that of ``segdeploy serve``; below it a worker of the model is killed
-(SIGKILL), at even distances, so many times. What is right is what the predictor answers in this process.
+Requests come at an even rate, whatever is answered. PID is that of ``segdeploy serve``; below it a worker of the model is
+killed (SIGKILL), at even distances, so many times. What is right is what the predictor answers in this process.
 """
 
 from __future__ import annotations
