@@ -172,6 +172,17 @@ def test_metrics_are_exported(server, encoded):
     assert f"metrics_config={server.log.parent / METRICS_NAME}" in config
 
 
+def test_its_log_has_a_line_a_request(server, encoded):
+    """And not what TorchServe and each metric of a worker would say besides."""
+    before = len(server.log.read_text().splitlines())
+    for _ in range(3):
+        predict(server.url, encoded[0], token=server.token)
+    deadline = time.monotonic() + 10
+    while len(lines := server.log.read_text().splitlines()[before:]) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ['ACCESS_LOG - 127.0.0.1 "POST /predictions/tiny-1.x' in line for line in lines] == [True] * 3
+
+
 def test_an_unknown_model_is_a_clear_error(server):
     """Another model's URL is a ServeError that quotes the server."""
     with pytest.raises(ServeError, match="404"):
