@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,10 @@ def read(name):
 
 
 def exported_names():
-    """Of the predictor's metrics, as Prometheus has them, and of TorchServe's own, as it declares them."""
+    """Of the predictor's metrics, as Prometheus has them of each server, and of the servers' own.
+
+    TorchServe declares its own, Ray's own panels ask for Serve's, and Triton's are those that its documentation names.
+    """
     found = set()
     for metric in METRICS:
         found |= (
@@ -35,6 +39,16 @@ def exported_names():
     pytest.importorskip("ts", reason="torchserve is not installed")
     declared = yaml.safe_load(metrics_text())
     kinds = [*declared["ts_metrics"].values(), *declared["model_metrics"].values()]
+    counters = {metric.name for metric in METRICS if metric.kind == "counter"}
+    found |= {f"ray_{name}_total" if name in counters else f"ray_{name}" for name in found}
+    ray = find_spec("ray")
+    if ray is None:
+        pytest.skip("ray is not installed")
+    panels = Path(ray.submodule_search_locations[0]) / "dashboard/modules/metrics/dashboards/serve_dashboard_panels.py"
+    for name in re.findall(r"ray_serve_\w+", panels.read_text()):
+        found |= {name, name.replace("_bucket", "_sum"), name.replace("_bucket", "_count")}
+    tritons = ("request_success", "count", "exec_count", "request_duration_us", "queue_duration_us")
+    found |= {f"nv_inference_{name}" for name in tritons}
     return found | {one["name"] for kind in kinds for one in kind}
 
 
@@ -47,14 +61,16 @@ def test_the_dashboard_asks_for_metrics_that_there_are():
         assert panel["title"]
         assert panel["description"]
         for target in panel["targets"]:
-            asked = set(re.findall(r"\b(?:segdeploy|ts)_\w+", target["expr"]))
+            asked = set(re.findall(r"\b(?:ray_segdeploy|ray_serve|segdeploy|ts|nv)_\w+", target["expr"]))
             assert asked
             assert asked <= names, panel["title"]
             seen |= asked
             (label,) = re.findall(r"by \((\w+)", target["expr"])[:1] or [None]
             known = {one for metric in METRICS for one in metric.labels if metric.name in target["expr"]}
+            known |= {"application"} if "ray_serve" in target["expr"] else set()
             assert label is None or label in known, panel["title"]
     assert {metric.name for metric in METRICS} <= {re.sub(r"_(sum|count|bucket)$", "", name) for name in seen}
+    assert {f"ray_{metric.name}" for metric in METRICS} <= {re.sub(r"_(sum|count|bucket|total)$", "", name) for name in seen}
 
 
 def test_panels_do_not_overlap():

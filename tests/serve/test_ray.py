@@ -1,9 +1,11 @@
-"""Ray Serve on a small cluster of its own: a head and one node, of one CPU each."""
+"""Ray Serve on a small cluster of its own: a head and one node."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -42,7 +44,7 @@ def server(onnx_artifact, tmp_path_factory):
     shared = {"include_dashboard": False, "object_store_memory": 100 << 20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **shared})
     try:
-        cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+        cluster.add_node(num_cpus=2, object_store_memory=100 << 20)  # one for another application
         settings = RaySettings(
             str(onnx_artifact.folder), "tiny", min_replicas=2, max_replicas=2, batch_size=4, batch_delay_ms=20, max_queued=20
         )
@@ -127,6 +129,46 @@ def test_tritons_client_is_answered(server, bearer, encoded, right):
     with pytest.raises(Exception, match="token"):
         client.infer("tiny", [tensor], outputs=[wanted])
     client.close()
+
+
+def test_a_replica_whose_model_breaks_is_replaced(server, onnx_artifact, tmp_path, monkeypatch):
+    """Its health check runs the model and fails; another one comes, which answers."""
+    from ray import serve
+
+    from segdeploy.serve import ray_app
+
+    begun, broken = tmp_path / "begun", tmp_path / "broken"
+
+    class Breaking(ray_app.Replica):
+        def __init__(self, settings):
+            ray_app.HEALTH_PERIOD_S = 0.0  # in its own process
+            super().__init__(settings)
+            session, run = self._predictor._session, self._predictor._session.run
+
+            def breaking(*args, **words):
+                if broken.exists() and broken.read_text() == str(os.getpid()):
+                    raise RuntimeError("broken")
+                return run(*args, **words)
+
+            session.run = breaking
+            with begun.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+
+    monkeypatch.setattr(ray_app, "Replica", Breaking)
+    monkeypatch.setattr(ray_app, "HEALTH_PERIOD_S", 0.3)
+    application = ray_app.build({"artifact": str(onnx_artifact.folder), "name": "breaking"})
+    handle = serve.run(application, name="breaking", route_prefix="/breaking")
+    try:
+        (first,) = begun.read_text().split()
+        broken.write_text(first)
+        deadline = time.monotonic() + 60
+        while len(processes := begun.read_text().split()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert processes[1] != first
+        assert handle.batch_sizes.remote().result(timeout_s=20) == {}
+    finally:
+        serve.delete("breaking")
 
 
 def test_without_the_token_nothing_is_answered_but_health(server, bearer, encoded):
