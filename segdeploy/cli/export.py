@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 from segdeploy.artifact.manifest import FORMATS, PRECISIONS
-from segdeploy.cli.options import checked_name, config_option, one_of, repeatable_command, typed_command, warn_of_random_weights
+from segdeploy.cli.options import (
+    checked_name,
+    config_option,
+    max_pixels_option,
+    one_of,
+    repeatable_command,
+    typed_command,
+    warn_of_random_weights,
+)
 
 if TYPE_CHECKING:
+    from segdeploy.artifact.manifest import Manifest
     from segdeploy.parity.inputs import Inputs
 
 # Enough for a decision on mIoU: in float32 nothing flips; a lower precision takes as many as segdeploy verify does.
@@ -100,6 +109,7 @@ _NO_DIFFERENCE = ("out", "verify", "images")
     help="TARGET is a config (a path, a name, or mmseg::family/name): export it untrained, to learn its latency.",
 )
 @config_option
+@max_pixels_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -131,6 +141,7 @@ def command(
     images: Path | None,
     random_weights: bool,
     config: str | None,
+    max_pixels: int | None,
 ) -> None:
     """Turn TARGET, a checkpoint (.pth), into an artifact, and prove that it is the same model.
 
@@ -139,11 +150,12 @@ def command(
     from segdeploy.base.errors import InputError
     from segdeploy.cli.defaults import newest_checkpoint
     from segdeploy.cli.inspect import describe_fit, describe_quantization
-    from segdeploy.cli.verify import choose_inputs, gate, show_verdicts
+    from segdeploy.cli.verify import gate, show_verdicts
     from segdeploy.export.export import export_model
     from segdeploy.export.exporter import check_export
     from segdeploy.export.options import Calibration, Options
     from segdeploy.export.shapes import choose_shapes
+    from segdeploy.images.decode import MAX_PIXELS
     from segdeploy.models.checkpoint import load_checkpoint
     from segdeploy.models.describe import crop_size, default_name, palette_note
     from segdeploy.models.random_weights import random_checkpoint_path, write_random_checkpoint
@@ -157,7 +169,7 @@ def command(
         typing=typing,  # type: ignore[arg-type]  # click.Choice holds it
         timing_cache=timing_cache,
         precision=precision,  # type: ignore[arg-type]  # click.Choice holds it
-        calibration=Calibration(calib, data, calib_images, max_miou_drop, keep),
+        calibration=Calibration(calib, data, calib_images, max_miou_drop, keep, max_pixels or MAX_PIXELS),
         restructure=restructure,
         fit=fit,  # type: ignore[arg-type]  # likewise
     )
@@ -199,8 +211,7 @@ def command(
         told = [line for tell in (describe_fit, describe_quantization, exporter.tell) for line in tell(artifact.manifest)]
         click.echo("\n".join(f"  {line}" for line in told))
         if verify:
-            inputs = choose_inputs(artifact.manifest, None if images else data, "val", images, _VERIFY_IMAGES[precision])
-            _warn_of_noise(inputs)
+            inputs = _pictures(artifact.manifest, data, images, max_pixels)
             verdicts.append((str(artifact.folder), run_verify(artifact, config=config, inputs=inputs, command=typed_command())))
     if verdicts:
         show_verdicts(verdicts)
@@ -209,9 +220,14 @@ def command(
     click.echo("next: segdeploy bench   |   segdeploy pack   |   segdeploy inspect " + str(artifact.folder))
 
 
-def _warn_of_noise(inputs: Inputs) -> None:
+def _pictures(manifest: Manifest, data: Path | None, images: Path | None, max_pixels: int | None) -> Inputs:
+    """What the verdict is taken on; noise is said loudly."""
+    from segdeploy.cli.verify import choose_inputs
+
+    inputs = choose_inputs(manifest, None if images else data, "val", images, _VERIFY_IMAGES[manifest.precision], max_pixels)
     if inputs.noise:
         click.secho(_NOISE, fg="yellow", bold=True, err=True)
+    return inputs
 
 
 def _describe(axes: tuple[object, ...]) -> str:

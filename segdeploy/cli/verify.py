@@ -12,6 +12,7 @@ from segdeploy.cli.options import (
     config_option,
     device_option,
     json_option,
+    max_pixels_option,
     print_table,
     typed_command,
     write_json,
@@ -58,6 +59,7 @@ _STYLES = {"passed": "green", "FAILED": "bold red", "skipped": "yellow", "undeci
 @checkpoint_option
 @config_option
 @device_option
+@max_pixels_option
 @json_option
 def command(
     artifacts: tuple[Path, ...],
@@ -79,6 +81,7 @@ def command(
     checkpoint: Path | None,
     config: str | None,
     device: str,
+    max_pixels: int | None,
     json_path: Path | None,
 ) -> None:
     """Decide whether ARTIFACTS (all under exports/ by default) may replace the checkpoint that they came from.
@@ -91,6 +94,7 @@ def command(
     from segdeploy.base.files import write_file
     from segdeploy.cli.defaults import named_artifacts, short_places
     from segdeploy.export.shapes import parse_size
+    from segdeploy.images.decode import MAX_PIXELS
     from segdeploy.parity import reports
     from segdeploy.parity.served import verify_server
     from segdeploy.parity.stored import stored_reference
@@ -113,8 +117,8 @@ def command(
     def judged(artifact: Artifact) -> Parity:
         manifest = artifact.manifest
         where = {"checkpoint": checkpoint, "config": config, "device": device}
-        inputs = None if reference else choose_inputs(manifest, data, split, images, limit)
-        stored = stored_reference(reference, places[artifact.folder]) if reference else None
+        inputs = None if reference else choose_inputs(manifest, data, split, images, limit, max_pixels)
+        stored = stored_reference(reference, places[artifact.folder], max_pixels or MAX_PIXELS) if reference else None
         if save_reference is not None:
             # One for each: another artifact is asked at other shapes.
             own = save_reference / places[artifact.folder] if len(chosen) > 1 else save_reference
@@ -173,18 +177,22 @@ def judge_each(
     return verdicts, errors
 
 
-def choose_inputs(manifest: Manifest, data: Path | None, split: str, images: Path | None, limit: int) -> Inputs:
-    """The pictures of --data or --images, or the default ones; at most so many, 0 for all."""
+def choose_inputs(
+    manifest: Manifest, data: Path | None, split: str, images: Path | None, limit: int, max_pixels: int | None = None
+) -> Inputs:
+    """The pictures of --data or --images, or the default ones; at most so many, 0 for all; of at most so many pixels."""
     from segdeploy.base.errors import InputError
+    from segdeploy.images.decode import MAX_PIXELS
     from segdeploy.parity.inputs import default_pictures, pictures_of_dataset, pictures_of_folder
 
     if data is not None and images is not None:
         raise InputError(expected="--data or --images", got="both", fix="leave one of them out")
+    largest = max_pixels or MAX_PIXELS
     if images is not None:
-        return pictures_of_folder(images, limit or None)
+        return pictures_of_folder(images, limit or None, max_pixels=largest)
     if data is not None:
-        return pictures_of_dataset(data, split, manifest, limit or None)
-    return default_pictures(manifest, limit or None)
+        return pictures_of_dataset(data, split, manifest, limit or None, max_pixels=largest)
+    return default_pictures(manifest, limit or None, max_pixels=largest)
 
 
 def show_verdicts(verdicts: Sequence[tuple[str, Parity]]) -> None:

@@ -18,7 +18,7 @@ from segdeploy.base.progress import track
 from segdeploy.export.options import Calibration
 from segdeploy.images.arrays import Image
 from segdeploy.images.dataset import find_samples
-from segdeploy.images.decode import list_images, read_image
+from segdeploy.images.decode import MAX_PIXELS, list_images, read_image
 from segdeploy.runtime.fitting import filled, fit_picture, given_batches, prepared
 
 # How far apart the largest and the smallest value of a tensor were, or what the calibration made of it.
@@ -32,10 +32,12 @@ class Pictures:
     Attributes:
         paths: of them.
         source: where they come from, in words.
+        max_pixels: of each; see ``decode_image``.
     """
 
     paths: tuple[Path, ...]
     source: str
+    max_pixels: int = MAX_PIXELS
 
     @property
     def sha256(self) -> str:
@@ -55,14 +57,14 @@ def choose_pictures(manifest: Manifest, wanted: Calibration) -> Pictures:
         InputError: there are none.
     """
     if wanted.images is not None:
-        return _spread(list_images(wanted.images), str(wanted.images), wanted.limit)
+        return _spread(list_images(wanted.images), str(wanted.images), wanted)
     root = data_root(manifest, wanted)
     for split in ("train", "val"):
         try:
             found = [sample.image for sample in find_samples(wanted.data, split, manifest)]
         except InputError:
             continue
-        return _spread(found, f"{split} of {root}", wanted.limit)
+        return _spread(found, f"{split} of {root}", wanted)
     raise InputError(
         expected=f"pictures to measure the ranges of {manifest.precision} on",
         got=f"no train or val split in '{root}'" if root else "no data set recorded in the model's config",
@@ -89,6 +91,8 @@ def measure_ranges(
     manifest: Manifest,
     scratch: Path,
     method: CalibrationMethod = CalibrationMethod.MinMax,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> Any:
     """Run the float32 graph on pictures and note what every tensor reaches.
 
@@ -98,13 +102,14 @@ def measure_ranges(
         manifest: how they are prepared.
         scratch: a folder for the graph with its measuring nodes.
         method: what a range is.
+        max_pixels: of a picture; see ``decode_image``.
 
     Returns:
         onnxruntime's ``TensorsData``: by tensor name, ``range_value`` (least, largest).
     """
     calibrator = create_calibrator(model, None, str(scratch / "measuring.onnx"), method)
     for path in track(pictures, f"ranges of {manifest.name}", len(pictures)):
-        calibrator.collect_data(_Reader(network_inputs(read_image(path), manifest)))
+        calibrator.collect_data(_Reader(network_inputs(read_image(path, max_pixels=max_pixels), manifest)))
     return calibrator.compute_data()
 
 
@@ -119,6 +124,6 @@ class _Reader(CalibrationDataReader):
         return None if batch is None else {"image": batch}
 
 
-def _spread(paths: Sequence[Path], source: str, limit: int) -> Pictures:
-    count = min(limit, len(paths))
-    return Pictures(tuple(paths[i * len(paths) // count] for i in range(count)), source)
+def _spread(paths: Sequence[Path], source: str, wanted: Calibration) -> Pictures:
+    count = min(wanted.limit, len(paths))
+    return Pictures(tuple(paths[i * len(paths) // count] for i in range(count)), source, wanted.max_pixels)

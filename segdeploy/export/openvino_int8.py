@@ -49,11 +49,12 @@ def write_int8(source: Path, manifest: Manifest, wanted: Calibration, target: Pa
     pictures = choose_pictures(manifest, wanted)
     ours, theirs = source.with_name("qdq.xml"), source.with_name("nncf.xml")
     write_ir(read_ir(source), ours)
-    batches = [batch for path in pictures.paths for batch in network_inputs(read_image(path), manifest)]
+    largest = pictures.max_pixels
+    batches = [batch for path in pictures.paths for batch in network_inputs(read_image(path, max_pixels=largest), manifest)]
     quantized = nncf.quantize(read_ir(floats), never_quantized(onnx.load(floats)), batches)
     write_ir(quantized, theirs)
 
-    meter = QualityMeter(manifest, floats, labelled(manifest, wanted), pictures.paths)
+    meter = QualityMeter(manifest, floats, labelled(manifest, wanted), pictures.paths, max_pixels=largest)
     if meter.metric != "mIoU":
         meter.prepare()
     score, other = meter.score(ours, "int8, Q/DQ"), meter.score(theirs, "int8, NNCF")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from segdeploy.artifact.manifest import Precision
+from segdeploy.images.decode import MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Calibration:
         limit: how many pictures to measure ranges on.
         max_drop: how much mIoU int8 may cost, in points.
         keep: keep layers that do not stand the precision in fp32; False fails and names them.
+        max_pixels: of a picture and of a label map; see ``decode_image``.
     """
 
     images: Path | None = None
@@ -26,6 +28,7 @@ class Calibration:
     limit: int = 32
     max_drop: float = 0.5
     keep: bool = True
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True)

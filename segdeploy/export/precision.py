@@ -50,7 +50,7 @@ def convert(path: Path, manifest: Manifest, wanted: Calibration) -> Manifest:
 
 
 def _to_fp16(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pictures, scratch: Path) -> Quantization:
-    ranges = measure_ranges(path, pictures.paths, manifest, scratch)
+    ranges = measure_ranges(path, pictures.paths, manifest, scratch, max_pixels=pictures.max_pixels)
     model = onnx.load(path)
     reasons = sensitive_nodes(model)
     overflowing = overflowing_nodes(model, ranges, reasons)
@@ -78,7 +78,7 @@ def _to_fp16(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pict
 
 
 def _to_int8(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pictures, scratch: Path) -> Quantization:
-    ranges = measure_ranges(path, pictures.paths, manifest, scratch)
+    ranges = measure_ranges(path, pictures.paths, manifest, scratch, max_pixels=pictures.max_pixels)
     reduced = saturates(manifest.format, cpu_flags())
     quantizer = Quantizer(path, ranges, manifest.format, reduced=reduced)
     layers = quantizer.layers
@@ -89,7 +89,7 @@ def _to_int8(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pict
     def ranked() -> list[Ranked]:
         if not wanted.keep:
             return []
-        return rank_layers(layers, quantized, path, manifest, pictures.paths)
+        return rank_layers(layers, quantized, path, manifest, pictures.paths, max_pixels=pictures.max_pixels)
 
     meters = _meters(path, manifest, wanted, pictures)
     kept, quality = keep_within(meters, layers, quantized, budget=wanted.max_drop, rank=ranked)
@@ -117,11 +117,11 @@ def _to_int8(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pict
 def _meters(path: Path, manifest: Manifest, wanted: Calibration, pictures: Pictures) -> list[QualityMeter]:
     """What the search is held against, and then the result: some of the labelled images, all of them."""
     samples = labelled(manifest, wanted)
-    everything = QualityMeter(manifest, path, samples, pictures.paths)
+    everything = QualityMeter(manifest, path, samples, pictures.paths, max_pixels=pictures.max_pixels)
     if len(samples) <= SEARCH_IMAGES:
         return [everything]
     few = [samples[i * len(samples) // SEARCH_IMAGES] for i in range(SEARCH_IMAGES)]
-    return [QualityMeter(manifest, path, few, ()), everything]
+    return [QualityMeter(manifest, path, few, (), max_pixels=pictures.max_pixels), everything]
 
 
 def labelled(manifest: Manifest, wanted: Calibration) -> list[Sample]:

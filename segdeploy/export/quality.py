@@ -13,7 +13,7 @@ from segdeploy.artifact.manifest import FileEntry, Format, Manifest
 from segdeploy.base.progress import track
 from segdeploy.images.arrays import Labels
 from segdeploy.images.dataset import Sample
-from segdeploy.images.decode import read_image
+from segdeploy.images.decode import MAX_PIXELS, read_image
 from segdeploy.runtime import Session, open_session
 from segdeploy.runtime.evaluation import evaluate
 from segdeploy.runtime.predictor import predict_labels
@@ -24,7 +24,15 @@ Metric: TypeAlias = Literal["mIoU", "mask agreement"]
 class QualityMeter:
     """Scores ONNX files, or OpenVINO's, of one model on one set of images; everything it says is in per cent."""
 
-    def __init__(self, manifest: Manifest, reference: Path, samples: Sequence[Sample], pictures: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        reference: Path,
+        samples: Sequence[Sample],
+        pictures: Sequence[Path],
+        *,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         """Take the images; nothing runs yet.
 
         Args:
@@ -32,9 +40,11 @@ class QualityMeter:
             reference: the float32 ONNX file.
             samples: labelled images; where there are none, ``pictures`` are used without labels.
             pictures: images.
+            max_pixels: of an image and of a label map; see ``decode_image``.
         """
         self._manifest, self._reference = manifest, reference
         self._samples, self._pictures = samples, pictures
+        self._max_pixels = max_pixels
         self._masks: list[Labels] = []
         self.metric: Metric = "mIoU" if samples else "mask agreement"
         self.fp32 = 100.0
@@ -59,7 +69,7 @@ class QualityMeter:
         """mIoU, or the share of pixels that have the float32 model's label."""
         if self._samples:
             with open_measured(model, self._manifest) as session:
-                return evaluate(session, self._samples, label=f"mIoU, {label}").miou
+                return evaluate(session, self._samples, label=f"mIoU, {label}", max_pixels=self._max_pixels).miou
         masks = self._predict(model, label)
         same = sum(int((ours == theirs).sum()) for ours, theirs in zip(masks, self._masks, strict=True))
         return 100 * same / sum(mask.size for mask in masks)
@@ -67,7 +77,7 @@ class QualityMeter:
     def _predict(self, model: Path, label: str) -> list[Labels]:
         with open_measured(model, self._manifest) as session:
             paths = track(self._pictures, f"masks, {label}", len(self._pictures))
-            return [predict_labels(session, read_image(path)) for path in paths]
+            return [predict_labels(session, read_image(path, max_pixels=self._max_pixels)) for path in paths]
 
 
 def open_measured(model: Path, manifest: Manifest) -> Session:

@@ -21,7 +21,7 @@ from segdeploy.export.calibration import network_inputs
 from segdeploy.export.quality import QualityMeter, open_measured
 from segdeploy.export.quantize import QuantizableLayer
 from segdeploy.images.arrays import Logits
-from segdeploy.images.decode import read_image
+from segdeploy.images.decode import MAX_PIXELS, read_image
 
 SEARCH_IMAGES = 200
 RANKING_IMAGES = 4
@@ -44,21 +44,28 @@ class Ranked:
 
 
 def rank_layers(
-    layers: Sequence[QuantizableLayer], write: Writer, reference: Path, manifest: Manifest, pictures: Sequence[Path]
+    layers: Sequence[QuantizableLayer],
+    write: Writer,
+    reference: Path,
+    manifest: Manifest,
+    pictures: Sequence[Path],
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> list[Ranked]:
     """Quantize each layer alone and see how far the logits move; the worst comes first.
 
     It takes ``RANKING_IMAGES`` of the pictures, evenly spread: the first ones of a film are all alike.
+    ``max_pixels`` is the limit of ``decode_image``.
 
     Logits and not mIoU: on so few pictures mIoU is blind to all but the grossest harm.
     """
     count = min(RANKING_IMAGES, len(pictures))
     pictures = [pictures[i * len(pictures) // count] for i in range(count)]
-    expected = _logits(reference, manifest, pictures)
+    expected = _logits(reference, manifest, pictures, max_pixels)
     size = sum(float(np.square(one, dtype=np.float64).sum()) for one in expected)
     found = []
     for layer in track(layers, "harm of each layer alone", len(layers)):
-        actual = _logits(write([layer]), manifest, pictures)
+        actual = _logits(write([layer]), manifest, pictures, max_pixels)
         moved = sum(float(np.square(a.astype(np.float64) - e).sum()) for a, e in zip(actual, expected, strict=True))
         found.append(Ranked(layer, float(np.sqrt(moved / size)) if np.isfinite(moved) else float("inf")))
     return sorted(found, key=lambda one: -one.error)
@@ -156,11 +163,11 @@ def fewest(count: int, within: Callable[[int], bool], least: int = 0) -> int:
     return high
 
 
-def _logits(model: Path, manifest: Manifest, pictures: Sequence[Path]) -> list[Logits]:
+def _logits(model: Path, manifest: Manifest, pictures: Sequence[Path], max_pixels: int) -> list[Logits]:
     found = []
     with open_measured(model, manifest) as session:
         for path in pictures:
-            batch = next(network_inputs(read_image(path), session.artifact.manifest))
+            batch = next(network_inputs(read_image(path, max_pixels=max_pixels), session.artifact.manifest))
             logits = session.run(batch, logits=True).logits
             assert logits is not None
             found.append(logits)

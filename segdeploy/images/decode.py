@@ -70,7 +70,7 @@ def checked_header(data: bytes, source: str, *, max_pixels: int = MAX_PIXELS) ->
         raise InputError(
             expected=f"at most {max_pixels / 1e6:g} megapixels in {source}",
             got=f"{header.width}x{header.height}{tiles}",
-            fix="scale the image down first, or lift the limit: --max-pixels of predict, eval, bench and serve",
+            fix="scale the image down first, or lift the limit: --max-pixels",
         )
     return header
 
@@ -81,13 +81,27 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> Image:
     Raises:
         InputError: it is missing or not an image.
     """
+    return decode_image(_read(path), f"'{path}'", max_pixels=max_pixels)
+
+
+def read_checked(path: Path, *, max_pixels: int = MAX_PIXELS) -> bytes:
+    """An image file that others will decode, whatever its size: mmseg's own loader does, and a server may.
+
+    Raises:
+        InputError: it is missing, of no format that is read here, or has more pixels.
+    """
+    data = _read(path)
+    checked_header(data, f"'{path}'", max_pixels=max_pixels)
+    return data
+
+
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise InputError(
             expected=f"an image file at '{path}'", got=str(error.strerror).lower(), fix="check the path"
         ) from error
-    return decode_image(data, f"'{path}'", max_pixels=max_pixels)
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from segdeploy.artifact.manifest import Manifest
 from segdeploy.base.errors import InputError
 from segdeploy.images.arrays import Image, Labels
 from segdeploy.images.dataset import Sample, find_samples, read_truth
-from segdeploy.images.decode import list_images, read_image
+from segdeploy.images.decode import MAX_PIXELS, list_images, read_checked, read_image
 from segdeploy.images.label_png import encode_png
 from segdeploy.images.resize import resize_image
 
@@ -50,18 +50,25 @@ class Inputs:
     noise: bool = False
 
 
-def pictures_of_folder(folder: Path, limit: int | None = None) -> Inputs:
+def pictures_of_folder(folder: Path, limit: int | None = None, *, max_pixels: int = MAX_PIXELS) -> Inputs:
     """The images of a folder, without labels; with a limit so many of them, evenly spaced: neighbours are often alike.
+
+    ``max_pixels`` is the limit of ``decode_image``.
 
     Raises:
         InputError: there are none.
     """
     found = _spread(list_images(folder), limit)
-    pictures = tuple(Picture(path.stem, partial(read_image, path), path.read_bytes) for path in found)
+    pictures = tuple(
+        Picture(path.stem, partial(read_image, path, max_pixels=max_pixels), partial(read_checked, path, max_pixels=max_pixels))
+        for path in found
+    )
     return Inputs(f"{len(found)} images of {folder.name}", pictures)
 
 
-def pictures_of_dataset(root: Path | None, split: str, manifest: Manifest, limit: int | None = None) -> Inputs:
+def pictures_of_dataset(
+    root: Path | None, split: str, manifest: Manifest, limit: int | None = None, *, max_pixels: int = MAX_PIXELS
+) -> Inputs:
     """The labelled images of a data set, likewise; None for the one of the model's config.
 
     Raises:
@@ -71,13 +78,14 @@ def pictures_of_dataset(root: Path | None, split: str, manifest: Manifest, limit
     name = (root or Path(manifest.lineage.data_root or "")).name
     chosen = _spread(samples, limit)
     some = f"{len(chosen)} of {len(samples)}" if len(chosen) < len(samples) else f"all {len(samples)}"
-    return Inputs(f"{some} labelled images of {name}, {split}", tuple(_labelled(sample, manifest) for sample in chosen))
+    pictures = tuple(_labelled(sample, manifest, max_pixels) for sample in chosen)
+    return Inputs(f"{some} labelled images of {name}, {split}", pictures)
 
 
-def default_pictures(manifest: Manifest, limit: int | None = None) -> Inputs:
+def default_pictures(manifest: Manifest, limit: int | None = None, *, max_pixels: int = MAX_PIXELS) -> Inputs:
     """The validation set that the model's config names, where it is on this machine; else seeded noise."""
     with suppress(InputError):  # the config's data set lies elsewhere; the verdict says what was taken instead
-        return pictures_of_dataset(None, "val", manifest, limit)
+        return pictures_of_dataset(None, "val", manifest, limit, max_pixels=max_pixels)
     return noise(manifest, limit)
 
 
@@ -97,9 +105,10 @@ def noise(manifest: Manifest, limit: int | None = None) -> Inputs:
     return Inputs(f"{len(images)} images of seeded noise", pictures, noise=True)
 
 
-def _labelled(sample: Sample, manifest: Manifest) -> Picture:
-    truth = partial(read_truth, sample, manifest.labelling)
-    return Picture(sample.name, partial(read_image, sample.image), sample.image.read_bytes, truth)
+def _labelled(sample: Sample, manifest: Manifest, max_pixels: int) -> Picture:
+    truth = partial(read_truth, sample, manifest.labelling, max_pixels=max_pixels)
+    read = partial(read_image, sample.image, max_pixels=max_pixels)
+    return Picture(sample.name, read, partial(read_checked, sample.image, max_pixels=max_pixels), truth)
 
 
 def _spread(found: Sequence[T], limit: int | None) -> list[T]:

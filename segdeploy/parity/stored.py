@@ -25,7 +25,7 @@ from segdeploy.base.files import sha256_file, write_file
 from segdeploy.base.records import Struct
 from segdeploy.images.arrays import Logits
 from segdeploy.images.dataset import read_label
-from segdeploy.images.decode import read_image
+from segdeploy.images.decode import MAX_PIXELS, read_image
 from segdeploy.images.label_png import encode_png
 from segdeploy.parity.comparison import margins
 from segdeploy.parity.inputs import Inputs, Picture
@@ -146,13 +146,13 @@ class SavingSession:
 class StoredReference:
     """A session that answers from such a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read the index.
+    def __init__(self, folder: Path, max_pixels: int = MAX_PIXELS) -> None:
+        """Read the index; ``max_pixels`` is the limit of ``decode_image``.
 
         Raises:
             InputError: there is none, or it is damaged.
         """
-        self._folder = folder
+        self._folder, self._max_pixels = folder, max_pixels
         fix = "make one with: segdeploy verify ARTIFACT --save-reference DIR"
         try:
             values = msgspec.json.decode((folder / INDEX_NAME).read_bytes(), type=dict[str, Any])
@@ -237,13 +237,13 @@ class StoredReference:
 
     def _picture(self, stored: _StoredPicture) -> Picture:
         def read() -> Any:
-            return read_image(self._checked(stored.image))
+            return read_image(self._checked(stored.image), max_pixels=self._max_pixels)
 
         truth = partial(self._truth, stored.label) if stored.label is not None else None
         return Picture(stored.name, read, lambda: self._checked(stored.image).read_bytes(), truth)
 
     def _truth(self, entry: FileEntry) -> Any:
-        return read_label(self._checked(entry))
+        return read_label(self._checked(entry), max_pixels=self._max_pixels)
 
     def _checked(self, entry: FileEntry) -> Path:
         path = self._folder / entry.path
@@ -265,7 +265,7 @@ class StoredReference:
         """Nothing to free."""
 
 
-def stored_reference(folder: Path, place: Path) -> StoredReference:
+def stored_reference(folder: Path, place: Path, max_pixels: int = MAX_PIXELS) -> StoredReference:
     """The reference in a folder, or, where several artifacts stored theirs under it, the one at this artifact's place.
 
     Raises:
@@ -273,7 +273,7 @@ def stored_reference(folder: Path, place: Path) -> StoredReference:
     """
     own = folder / place
     nested = not (folder / INDEX_NAME).is_file() and (own / INDEX_NAME).is_file()
-    return StoredReference(own if nested else folder)
+    return StoredReference(own if nested else folder, max_pixels)
 
 
 def _logits_like(labels: NDArray[Any], margin: NDArray[np.float32], largest: float, manifest: Manifest) -> Logits:

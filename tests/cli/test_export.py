@@ -213,6 +213,14 @@ def test_no_calibration_images(main, one_line, checkpoint_path, exported_before)
     assert not [path for path in Path("out").rglob("*") if path.is_file()]
 
 
+def test_the_limit_of_pixels(main, one_line, checkpoint_path, exported_before, images_folder):
+    """--max-pixels holds for the pictures that ranges are measured on, and for those of the verdict; the first has 7,500."""
+    words = ("export", checkpoint_path, "--to", "onnx", "--max-pixels", "7499")
+    refused = ("at most 0.007499 megapixels in '", "got 100x75", "--max-pixels")
+    one_line(main(*words, "--precision", "fp16", "--calib", images_folder, "--no-verify"), *refused)
+    one_line(main(*words, "--images", images_folder), *refused)
+
+
 def test_the_command(main, checkpoint_path, exported_before, monkeypatch):
     """The manifest has the command that makes the same artifact, as it was typed, and ``inspect`` shows it."""
     Path("a run").mkdir()

@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import cv2
+import numpy as np
 import pytest
 
 from support.serving import behind_http
@@ -110,6 +112,31 @@ def test_options(main, exports, torchscript_artifact, images_folder, checkpoint_
     parity = json.loads(Path("parity.json").read_text())["exports/tiny/torchscript-fp32"]
     assert [shape["shape"] for shape in parity["shapes"]] == [None, [2, 40, 50], [2, 50, 40]]
     assert parity["inputs"] == "3 images of val"
+
+
+def test_the_limit_of_pixels(main, one_line, exports, onnx_artifact, images_folder, server, tmp_path):
+    """--max-pixels holds for every picture, for those that only mmseg decodes too, and can be raised; this has 7,500."""
+    exports(onnx_artifact)
+    (tmp_path / "one").mkdir()
+    shutil.copy(images_folder / "0.png", tmp_path / "one")
+    words = ("verify", "exports/tiny/onnx-fp32", "--images", tmp_path / "one", "--max-pixels")
+    for more in ((), ("--url", server)):
+        one_line(main(*words, "7499", *more), "at most 0.007499 megapixels in '", "got 100x75", "--max-pixels")
+    ended = main(*words, "7500", "--shape", "40x50", "--save-reference", "reference", "--json", "p.json")
+    assert json.loads(Path("p.json").read_text())["exports/tiny/onnx-fp32"]["labels"]["verdict"] == "passed", ended.err
+    stored = ("verify", "exports/tiny/onnx-fp32", "--reference", "reference", "--max-pixels")
+    one_line(main(*stored, "7499"), "at most 0.007499 megapixels in '", "got 100x75")
+
+
+@pytest.mark.parametrize("split", ["img_dir", "ann_dir"])
+def test_the_limit_of_pixels_of_a_data_set(main, one_line, exports, onnx_artifact, labelled_root, tmp_path, split):
+    """Of pictures and of label maps, one of which is larger."""
+    exports(onnx_artifact)
+    root = shutil.copytree(labelled_root, tmp_path / "labelled")
+    first = min((root / split / "val").iterdir())
+    cv2.imwrite(str(first), np.zeros((100, 500), np.uint8))
+    ended = main("verify", "exports/tiny/onnx-fp32", "--data", root, "--max-pixels", "49999", "--shape", "40x50")
+    one_line(ended, "at most 0.049999 megapixels in '", "got 500x100")
 
 
 def test_a_failure_is_exit_3(main, one_line, exports, onnx_artifact, torchscript_artifact):

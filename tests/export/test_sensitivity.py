@@ -120,10 +120,11 @@ def test_the_ranking_is_of_all_the_film(count, taken, monkeypatch):
     """The pictures that layers are ranked on are spread evenly, and none is taken twice."""
     seen = []
 
-    def logits(model, manifest, pictures):
+    def logits(model, manifest, pictures, max_pixels):
         seen.append(list(pictures))
+        assert max_pixels == 7
         return [np.ones((1, 2, 3, 3), np.float32) for _ in pictures]
 
     monkeypatch.setattr(sensitivity, "_logits", logits)
-    sensitivity.rank_layers([QuantizableLayer("a", "a", "Conv")], lambda chosen: chosen, None, None, range(count))
+    sensitivity.rank_layers([QuantizableLayer("a", "a", "Conv")], lambda chosen: chosen, None, None, range(count), max_pixels=7)
     assert seen == [taken, taken]
