@@ -1,9 +1,9 @@
 """Which verdict of a history counts.
 
-A verdict is bound to the files that it was taken on and to the kind of device. A failure counts at once, and until a verdict
-on evidence that is no weaker says otherwise. Nothing else replaces what rests on stronger evidence, and ``skipped`` replaces
-nothing at all. Evidence is weaker on noise than on pictures; then at tolerances that the user chose than at the default ones;
-then on fewer pictures.
+A verdict is bound to the files that it was taken on and to the kind of device. A failure counts at once, and until a pass
+answers it: one on all the pictures that failed, at the shapes that failed, on evidence that is no weaker. Each failure is
+answered by itself. Nothing else replaces what rests on stronger evidence, and ``skipped`` replaces nothing at all. Evidence is
+weaker on noise than on pictures; then at tolerances that the user chose than at the default ones; then on fewer pictures.
 """
 
 from __future__ import annotations
@@ -35,12 +35,31 @@ def counting(history: Sequence[Parity], files: tuple[str, ...], device: DeviceKi
 
 def _last_word(history: Sequence[Parity], kind: DeviceKind | None) -> Parity | None:
     word: Parity | None = None
+    unanswered: list[Parity] = []
     for one in history:
         if one.verdict == "skipped" or one.device_kind != kind:
             continue
-        if word is None or one.verdict == "failed" or _evidence(one) >= _evidence(word):
+        if one.verdict == "failed":
+            unanswered.append(one)
+            continue
+        if one.verdict == "passed":
+            unanswered = [failure for failure in unanswered if not _answers(one, failure)]
+        if word is None or _evidence(one) >= _evidence(word):
             word = one
-    return word
+    return unanswered[-1] if unanswered else word
+
+
+def _answers(passed: Parity, failure: Parity) -> bool:
+    """Other pictures answer none: a fault that shows on some is not gone because others do not show it.
+
+    Real pictures answer noise. Of an older verdict nobody knows on which pictures it failed; there their number has to do.
+    """
+    if _evidence(passed) < _evidence(failure):
+        return False
+    if failure.noise and not passed.noise:
+        return True
+    shapes = {one.shape for one in failure.shapes if one.verdict == "failed"}
+    return shapes <= {one.shape for one in passed.shapes} and set(failure.pictures) <= set(passed.pictures)
 
 
 def _evidence(one: Parity) -> tuple[bool, bool, int]:

@@ -308,6 +308,7 @@ class Parity(Struct, frozen=True):
         processor: the CPU's or the GPU's model; empty where it is not known.
         noise: there were no pictures, and the inputs were seeded noise.
         unrecorded: why it does not stand in the artifact's manifest; empty where it does.
+        pictures: of each that it was taken on, the beginning of a SHA-256 of its pixels; empty of older verdicts.
         broken: the artifact could not be opened, or the reference not be run: ``reason`` is an error, and nothing was judged.
     """
 
@@ -334,6 +335,7 @@ class Parity(Struct, frozen=True):
     noise: bool = False
     unrecorded: str = ""
     broken: bool = False
+    pictures: tuple[str, ...] = ()
 
     @property
     def device_kind(self) -> DeviceKind | None:

@@ -44,6 +44,7 @@ class Judge:
 
     Attributes:
         worst: the image that differs most so far.
+        pictures: of each picture, what tells it from others: the beginning of a SHA-256 of its pixels.
         way: how the candidate's own way from a picture to the network differs from the pipeline's; empty where it does not.
     """
 
@@ -64,6 +65,7 @@ class Judge:
         self._labelled = 0
         self._fit = FitCost(manifest)
         self.way = ""
+        self.pictures: list[str] = []
         self.worst: WorstImage | None = None
 
     def begin_shape(self, shape: tuple[int, int, int]) -> None:

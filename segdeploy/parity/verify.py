@@ -189,6 +189,7 @@ def _judged(parity: Parity, original: Reference, candidate: Recorder, asked: Que
         labels=judge.labels(),
         task=_of_noise(judge.task(), candidate.artifact.manifest) if asked.inputs.noise else judge.task(),
         fit=judge.fit(),
+        pictures=tuple(judge.pictures),
         determinism=determinism(candidate, asked.inputs, parity.tolerance),
         seconds=time.perf_counter() - started,
         forward_seconds=original.seconds + candidate.seconds,

@@ -34,6 +34,7 @@ def test_the_same_verdict(copied, onnx_artifact, inputs, stored):
     there = verify(artifact, stored=stored, device="cpu")
     assert there.verdict == "passed"
     assert (there.shapes, there.labels, there.task) == (here.shapes, here.labels, here.task)
+    assert there.pictures == here.pictures  # told apart by what they show, not by their files
     assert there.reference.startswith("stored outputs of eager")
     assert there.inputs == f"{here.inputs} (stored)"
 
