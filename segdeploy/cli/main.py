@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("segdeploy.cli.compare", "What changed between two evaluations, or two benchmark runs."),
     "pack": ("segdeploy.cli.pack", "Make what TorchServe, Ray or Triton serves from an artifact."),
     "serve": ("segdeploy.cli.serve", "Start TorchServe with an archive and safe settings."),
+    "load": ("segdeploy.cli.load", "How a server answers under load: latency against rate, and the rate that keeps a p99."),
     "zoo": ("segdeploy.cli.zoo", "Which of mmseg's architectures export, proven one by one."),
     "inspect": ("segdeploy.cli.inspect", "Show what an artifact is and where it came from."),
     "publish": ("segdeploy.cli.publish", "A checkpoint to give away: the weights, without optimizer and training state."),

@@ -1,0 +1,1 @@
+"""Load: how a server, or a model in this process, answers many requests at once."""
