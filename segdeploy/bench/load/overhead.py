@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from segdeploy.bench.load import null_server
 from segdeploy.bench.load.drive import Plan, closed_loop
 from segdeploy.bench.load.http import Http
 from segdeploy.bench.load.result import Overhead
@@ -15,7 +16,7 @@ _ONE, _MANY, _CLIENTS = 200, 800, 8
 
 def client_overhead(pictures: Sequence[bytes]) -> Overhead | None:
     """Send the pictures to a server that answers at once, in a process of its own; None where it does not start."""
-    command = [sys.executable, "-m", "segdeploy.bench.load.null_server"]
+    command = [sys.executable, null_server.__file__]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         port = server.stdout.readline().strip()

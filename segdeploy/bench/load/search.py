@@ -9,7 +9,7 @@ from segdeploy.bench.load.drive import LATE_SHARE
 from segdeploy.bench.load.result import Search, Trial
 
 _STEP = 2.0
-_LOWEST = 1 / 32  # of the first rate: below it, it is not the rate that makes requests late
+_LOWEST = 1 / 8  # of the first rate, half of what one client can do: below it no request waits for another
 _CLOSE = 1.1  # the search ends where the rate that holds and the one that does not are this near
 _MOST_TRIALS, _MOST_CONFIRMATIONS = 16, 5
 

@@ -40,7 +40,8 @@ class Slow:
                 if told is None:
                     break
                 status, kind, content = told
-                text = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n\r\n"
+                kept = "Connection: keep-alive\r\n" if b"HTTP/1.0" in head else ""  # as ab, which speaks 1.0, wants it said
+                text = f"HTTP/1.1 {status} X\r\n{kept}Content-Type: {kind}\r\nContent-Length: {len(content)}\r\n\r\n"
                 writer.write(text.encode() + content)
         writer.close()
 
