@@ -1,8 +1,10 @@
 """``make test-gpu``: on a bare machine with a GPU, what is marked ``gpu`` and a benchmark, in ten minutes, with one report.
 
 Needs Python 3.10 and torch, and nothing of this project installed. Writes OUT/report.md, report.json, junit.xml, bench.json
-and what each step said. Exit 0: every test passed and a TensorRT and a CUDA row were measured; 3: something failed; 4: something
-could not be run here, which is no pass.
+and what each step said.
+
+Exit 0: every test passed, and a TensorRT and a CUDA row were measured; 3: something failed; 4: something could not be run
+here, which is no pass.
 """
 
 from __future__ import annotations
