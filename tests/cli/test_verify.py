@@ -115,7 +115,7 @@ def test_options(main, exports, torchscript_artifact, images_folder, checkpoint_
 
 
 def test_the_limit_of_pixels(main, one_line, exports, onnx_artifact, images_folder, server, tmp_path):
-    """--max-pixels holds for every picture, for those that only mmseg decodes too, and can be raised; this has 7,500."""
+    """--max-pixels holds for every picture, of a server and a stored reference too, and can be raised; this has 7,500."""
     exports(onnx_artifact)
     (tmp_path / "one").mkdir()
     shutil.copy(images_folder / "0.png", tmp_path / "one")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segdeploy.artifact.verdict import TaskParity
-from segdeploy.parity.task import PairedBootstrap
+from segdeploy.parity.task import PairedBootstrap, _corrected_interval
 
 NAMES = ("a", "b", "c")
 
@@ -92,6 +92,24 @@ def test_number_of_images_is_about_right():
     assert few.verdict == "undecided"
     assert judged(images(4 * few.images_needed, agree=0.8, seed=4), epsilon=0.3).verdict == "passed"
     assert judged(images(few.images_needed // 4, agree=0.8, seed=4), epsilon=0.3).verdict == "undecided"
+
+
+@pytest.mark.parametrize(("count", "close"), [(10, 5e-3), (40, 1e-4)])
+def test_interval_is_students(count, close):
+    """Of replicates spread like a normal variable it is Student's, for a spread divided by n - 1; scipy has the quantile."""
+    from scipy.stats import norm, t
+
+    drawn = norm.ppf((np.arange(400001) + 0.5) / 400001)
+    wide = t.ppf(0.975, count - 1) * np.sqrt(count / (count - 1))
+    assert _corrected_interval(0.0, drawn, count) == pytest.approx((-wide, wide), abs=close)
+
+
+def test_ties_with_the_value_move_no_interval():
+    """Half of them count as below: of symmetric replicates, most of which are the value itself, it stays symmetric."""
+    drawn = np.concatenate([np.zeros(6000), np.linspace(1, 2, 2000), -np.linspace(1, 2, 2000)])
+    low, high = _corrected_interval(0.0, drawn, 40)
+    assert low == pytest.approx(-high, abs=1e-9)
+    assert high > 1
 
 
 def test_few_images():

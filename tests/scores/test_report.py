@@ -63,6 +63,8 @@ def test_survives_json(report):
     assert values["running"]["packages"]["numpy"] == np.__version__
     assert values["confusion"] == [[5, 1, 0], [0, 4, 0], [0, 0, 0]]
     assert values["miou"] == pytest.approx(100 * (5 / 6 + 4 / 5) / 2)
+    assert (values["macc"], values["aacc"]) == pytest.approx((100 * (5 / 6 + 1) / 2, 90))
+    assert (values["running"]["threads"], values["running"]["processes"]) == (2, 1)
     assert values["classes"][2] == {"name": "c", "iou": None, "acc": None, "pixels": 0}
     assert values["complete"] is True
 
