@@ -61,7 +61,7 @@ class Judge:
         self._shapes: list[ShapeComparison] = []
         self._labels = LabelComparison(tolerance, manifest)
         self._truths = ConfusionMatrix(len(manifest.classes), manifest.ignore_index)
-        self._task = PairedBootstrap(len(manifest.classes), manifest.ignore_index)
+        self._task = PairedBootstrap(len(manifest.classes), manifest.ignore_index, manifest.nan_to_num)
         self._labelled = 0
         self._fit = FitCost(manifest)
         self.way = ""

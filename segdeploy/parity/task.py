@@ -40,9 +40,10 @@ _MOST_IMAGES = 1_000_000
 class PairedBootstrap:
     """Collects two models' labels on the same images."""
 
-    def __init__(self, classes: int, ignore_index: int, *, seed: int = 0) -> None:
+    def __init__(self, classes: int, ignore_index: int, nan_to_num: float | None = None, *, seed: int = 0) -> None:
         self._classes = classes
         self._ignore_index = ignore_index
+        self._nan_to_num = nan_to_num  # see ConfusionMatrix
         self._seed = seed
         self._images = self._labelled = self._changed = 0
         self._occurs = np.zeros(classes, np.int64)  # images that have a label of each class
@@ -79,9 +80,11 @@ class PairedBootstrap:
         hits, predicted, labelled = self._counts[:, :2], self._counts[:, 2:4], self._counts[:, 4]
         with np.errstate(divide="ignore", invalid="ignore"):
             iou = 100 * hits / (predicted + labelled[:, None] - hits)  # [replicates, 2, K]
-        mean = _nanmean(iou[0])
         # Of both models over the classes that this replicate has labels of.
         shared = np.where(labelled[:, None] > 0, iou, np.nan)
+        if self._nan_to_num is not None:  # in what is shown; it is the same of both models, and no part of the difference
+            iou[0] = np.nan_to_num(iou[0], nan=100 * self._nan_to_num)
+        mean = _nanmean(iou[0])
         differences = _nanmean(shared[:, 1]) - _nanmean(shared[:, 0])
         drawn = differences[1:][~np.isnan(differences[1:])]  # a replicate may by chance leave out all of few images
         low, high = self._interval(differences[0], drawn)

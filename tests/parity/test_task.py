@@ -51,6 +51,29 @@ def miou(pairs):
     return (100 * hits / union).numpy()
 
 
+@pytest.mark.parametrize("nan_to_num", [None, 0, -1, 0.5])
+def test_a_class_that_does_not_occur_counts_as_the_config_says(nan_to_num):
+    """In the mIoU that is shown, as mmseg's metric has it; the difference and its interval are the same whatever it says."""
+    import torch
+    from mmseg.evaluation import IoUMetric
+
+    samples = images(12)
+    bootstraps = [PairedBootstrap(4, 255, wanted) for wanted in (nan_to_num, None)]  # nothing has the fourth class
+    for bootstrap in bootstraps:
+        for sample in samples:
+            bootstrap.add(*sample)
+    result, plain = (one.result((*NAMES, "d"), 0.5) for one in bootstraps)
+    for place, shown in ((0, result.miou_reference), (1, result.miou_candidate)):
+        pairs = [(torch.tensor(sample[place]), torch.tensor(sample[2])) for sample in samples]
+        areas = [IoUMetric.intersect_and_union(mask, truth, 4, 255) for mask, truth in pairs]
+        totals = [torch.stack([one[which] for one in areas]).sum(0) for which in range(4)]
+        iou = IoUMetric.total_area_to_metrics(*totals, ["mIoU"], nan_to_num)["IoU"]
+        assert shown == pytest.approx(100 * np.nanmean(iou), abs=1e-4)
+    assert result.classes[3].reference == (None if nan_to_num is None else 100 * nan_to_num)
+    assert (result.difference, result.low, result.high) == (plain.difference, plain.low, plain.high)
+    assert (result.verdict, result.reason) == (plain.verdict, plain.reason)
+
+
 def test_miou_is_mmsegs():
     """Both models' mIoU and their classes'."""
     samples = images(12)
