@@ -23,13 +23,16 @@ def by_two(make_manifest):
     return msgspec.structs.replace(manifest, input=msgspec.structs.replace(manifest.input, shape=axes))
 
 
-def test_neighbours_of_one_size_come_together(by_two):
+def test_neighbours_of_one_size_come_together(by_two, make_manifest):
     """As many as the smallest batch takes, in their order; none is left out, none comes twice."""
     pictures = [picture(1), picture(2), picture(3), picture(4, 32), picture(5, 32), picture(6)]
     groups = list(together(pictures, by_two))
     assert [[one.name for one in group.pictures] for group in groups] == [["1", "2"], ["3"], ["4", "5"], ["6"]]
     assert [[int(image[0, 0, 0]) for image in group.images] for group in groups] == [[1, 2], [3], [4, 5], [6]]
     assert list(together([], by_two)) == []
+    wide = list(together([picture(1), picture(2, width=32)], by_two))
+    assert [len(group.pictures) for group in wide] == [1, 1]
+    assert [len(group.pictures) for group in together(pictures, make_manifest())] == [1] * 6  # a batch of one to four
 
 
 def test_every_picture_or_one_batch():
@@ -40,6 +43,7 @@ def test_every_picture_or_one_batch():
     assert [batch[:, 0, 0, 0].tolist() for _, batch in found] == [[1, 2], [3, 1]]
     assert {batch.shape for _, batch in found} == {(2, 8, 12, 3)}
     assert [names for names, _ in _batches(Question(inputs, (), every=False), (2, 8, 12))] == [["1", "2"]]
+    assert [names for names, _ in _batches(Question(inputs, (), every=False), (1, 8, 12))] == [["1"]]
     assert [names for names, _ in _batches(Question(inputs, (), every=False), (4, 8, 12))] == [["1", "2", "3", "1"]]
 
 
